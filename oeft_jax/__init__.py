@@ -1,0 +1,33 @@
+"""Exemplar-based image translation by online fine-tuning (arXiv 2011.09330), in JAX."""
+
+__version__ = "0.1.0"
+
+from oeft_jax._checks import InputError
+from oeft_jax.config import (
+    PRESETS,
+    Config,
+    CorrespondenceConfig,
+    InversionConfig,
+    RefineConfig,
+    SelectionConfig,
+    preset,
+)
+from oeft_jax.correspondence import NonFiniteError
+from oeft_jax.pipeline import Parts, Progress, Translation, load_parts, translate
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "CorrespondenceConfig",
+    "InputError",
+    "InversionConfig",
+    "NonFiniteError",
+    "Parts",
+    "Progress",
+    "RefineConfig",
+    "SelectionConfig",
+    "Translation",
+    "load_parts",
+    "preset",
+    "translate",
+]

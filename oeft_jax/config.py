@@ -1,0 +1,202 @@
+"""Every setting of a run, as frozen dataclasses: one source for flags, Python calls and manifest.
+
+The reason for each default that the paper leaves open is in docs/method.md.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from oeft_jax._checks import check_choice, check_range
+from oeft_jax.correlation import CENTRES, LAYER_SCALES
+from oeft_jax.warp import WARPS
+
+OPTIMIZERS = ("adam", "sgd")
+DOWNS = ("area", "bilinear")
+SCORERS = ("single-image", "reference", "point")
+REFINES = ("auto", "always", "never")
+FINISHES = ("voted", "soft")
+FITS = ("crop", "squeeze")
+
+
+def option(default: Any, text: str, **extra: Any) -> Any:
+    """A field with its help text; `extra` may hold `flag`, `choices`, `low`, `high`."""
+    return field(default=default, metadata={"help": text, **extra})
+
+
+@dataclass(frozen=True)
+class CorrespondenceConfig:
+    """Stage 1: correspondence fine-tuning (Sec. 3.2)."""
+
+    steps: int = option(60, "fine-tuning steps; 0 gives the untuned warp", low=0)
+    features: str = option("bundled", "feature network: 'bundled' or a .safetensors file")
+    image_size: int = option(256, "side in pixels that both photos are brought to", low=32)
+    fit: str = option("crop", "how photos become square", choices=FITS)
+    grid: int = option(64, "cells on a side of the correlation; divides the image size", low=2)
+    taps: tuple[str, ...] = option(
+        ("relu2_1", "relu3_1", "relu4_1", "relu5_1"), "layers joined in the hypercolumn (Fig. 3)"
+    )
+    layer_scale: str = option("rms", "how layers are scaled before joining", choices=LAYER_SCALES)
+    centre: str = option("positions", "what the mean is taken over (Eq. 4-5)", choices=CENTRES)
+    neighbourhood: int = option(1, "cells on a side of what is matched", choices=(1, 3))
+    shared_weights: bool = option(False, "one network for source and target, not two copies")
+    alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0)
+    warp: str = option("patch", "soft warp during tuning", choices=WARPS)
+    finish: str = option("voted", "the written warp", choices=FINISHES)
+    temperature: float = option(0.07, "of InfoNCE (Eq. 7)", low=1e-4)
+    num_queries: int = option(1024, "source cells sampled a step for InfoNCE; 0 for all", low=0)
+    stop_gradient: bool = option(False, "treat InfoNCE's keys as constants")
+    lambda_contrastive: float = option(1.0, "weight of InfoNCE (Eq. 8)", low=0)
+    lambda_perceptual: float = option(1.0, "weight of the Gram loss (Eq. 9)", low=0)
+    lambda_contextual: float = option(1.0, "weight of the contextual loss (Eq. 10)", low=0)
+    lambda_cycle: float = option(0.0, "weight of the cycle warp regulariser", low=0)
+    lambda_anchor: float = option(0.0, "weight of |W - W_0|^2", low=0)
+    gram_taps: tuple[str, ...] = option(
+        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), "layers of the Gram loss"
+    )
+    contextual_taps: tuple[str, ...] = option(
+        ("relu3_1", "relu4_1", "relu5_1"), "layers of the contextual loss, weighted 1:2:4:..."
+    )
+    contextual_bandwidth: float = option(0.1, "h of the contextual loss", low=1e-4)
+    augment: bool = option(True, "pass an augmented pair beside the original one")
+    optimizer: str = option("adam", "of the networks", choices=OPTIMIZERS)
+    learning_rate: float = option(1e-4, "of the networks", low=0)
+    beta1: float = option(0.5, "Adam's first decay", low=0, high=1)
+    beta2: float = option(0.999, "Adam's second decay", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """Stage 2: multiple GAN inversion (Sec. 3.3)."""
+
+    generator: str = option("bundled", "generator: 'bundled' or a .safetensors file")
+    composing_layers: tuple[int, ...] = option((4, 6, 8), "layers where codes are composed")
+    num_codes: tuple[int, ...] = option((10, 20), "latent codes for each hypothesis")
+    steps: int = option(100, "inversion steps", low=1)
+    optimizer: str = option("adam", "of codes and importances", choices=OPTIMIZERS)
+    learning_rate: float = option(0.05, "of codes and importances", low=0)
+    l1: float = option(0.0, "weight of mean |down(y) - r|", low=0)
+    l2: float = option(1.0, "weight of mean (down(y) - r)^2, in [-1, 1]", low=0)
+    perceptual: float = option(0.2, "weight of the feature distance", low=0)
+    perceptual_tap: str = option("relu3_1", "layer of the feature distance")
+    perceptual_relative: bool = option(True, "feature distance over the features' mean size")
+    down: str = option("area", "down-sampling in Eq. 12", choices=DOWNS)
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Choice of one hypothesis (Sec. 3.3)."""
+
+    scorer: str = option("single-image", "what the Frechet score compares with", choices=SCORERS)
+    reference: str = option("", "statistics file (.npz with mu, sigma) for reference and point")
+    tap: str = option("relu2_1", "layer whose positions are compared")
+    tolerance: float = option(0.1, "only hypotheses within 1 + this of the best error", low=0)
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Whether the generator's picture or the warp is the result."""
+
+    mode: str = option("auto", "use the generator's picture", choices=REFINES, flag="refine")
+    limit: float = option(
+        22.0, "auto: least PSNR in dB of down(y) against the warp", flag="refine-limit", low=0
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one translation."""
+
+    correspondence: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
+    inversion: InversionConfig = field(default_factory=InversionConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    seed: int = option(0, "of everything random", low=0, high=2**31 - 1)
+
+
+def _paper() -> Config:
+    correspondence = CorrespondenceConfig(
+        steps=200,
+        features="vgg19",
+        fit="squeeze",
+        taps=("relu2_2", "relu3_4", "relu4_4", "relu5_4"),
+        gram_taps=("relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"),
+        contextual_taps=("relu3_2", "relu4_2", "relu5_2"),
+        finish="soft",
+    )
+    inversion = InversionConfig(
+        generator="pggan_celebahq1024",
+        composing_layers=(4, 5, 6, 7, 8),
+        num_codes=(10, 20, 30, 40),
+        steps=2000,
+        optimizer="sgd",
+        learning_rate=1.0,
+        perceptual=0.001,
+        perceptual_tap="relu3_4",
+        perceptual_relative=False,
+        down="bilinear",
+    )
+    selection = SelectionConfig(tap="relu2_2", tolerance=float("inf"))
+    return Config(correspondence, inversion, selection, RefineConfig(mode="always"))
+
+
+def _draft() -> Config:
+    return Config(
+        CorrespondenceConfig(steps=20, image_size=128, grid=32),
+        InversionConfig(composing_layers=(6,), num_codes=(10,), steps=30),
+    )
+
+
+PRESETS = {"bundled": Config(), "draft": _draft(), "paper": _paper()}
+
+
+def preset(name: str) -> Config:
+    """A preset by name; raises InputError with the accepted names."""
+    check_choice("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def sections(config: Config) -> dict[str, Any]:
+    """The dataclasses of a config by name, the config itself under ""."""
+    return {
+        "": config,
+        **{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "seed"},
+    }
+
+
+def flag_of(section: str, name: str, metadata: Any) -> str:
+    """The command-line flag of a field: stage 1 and the top level without a prefix."""
+    bare = section in ("", "correspondence")
+    return metadata.get("flag") or (name if bare else f"{section}-{name}").replace("_", "-")
+
+
+def check(config: Config) -> Config:
+    """Returns `config`; raises InputError for the first value that cannot be used."""
+    for section, values in sections(config).items():
+        for item in dataclasses.fields(values):
+            if "help" not in item.metadata:
+                continue
+            value, flag = (
+                getattr(values, item.name),
+                f"--{flag_of(section, item.name, item.metadata)}",
+            )
+            if "choices" in item.metadata:
+                check_choice(flag, value, item.metadata["choices"])
+            if "low" in item.metadata:
+                check_range(
+                    flag, value, item.metadata["low"], item.metadata.get("high", float("inf"))
+                )
+            if isinstance(value, tuple) and not value:
+                check_range(f"number of values of {flag}", 0, 1)
+    stage = config.correspondence
+    if stage.image_size % stage.grid:
+        options = [g for g in (16, 32, 64, 128, 256) if stage.image_size % g == 0]
+        check_choice("--grid", stage.grid, options or [stage.image_size])
+    check_range("--image-size", stage.image_size, 32, 2048)
+    for layer in config.inversion.composing_layers:
+        check_range("--inversion-composing-layers", layer, 1, 18)
+    for number in config.inversion.num_codes:
+        check_range("--inversion-num-codes", number, 1, 100)
+    if config.selection.scorer != "single-image" and not config.selection.reference:
+        check_choice("--selection-reference", "", ["an .npz file with mu and sigma"])
+    return config

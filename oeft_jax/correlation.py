@@ -1,0 +1,121 @@
+"""Features to hypercolumns to centred cosine correlation (Eq. 3-5, Fig. 3).
+
+Feature maps are [n, h, w, c], cells [n, p, c], correlation [n, p, q] in [-1, 1]; p counts source
+cells, q target cells. All float32.
+"""
+
+from collections.abc import Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from oeft_jax._checks import check_choice
+from oeft_jax._types import Features
+from oeft_jax.models.layers import average_pool
+
+CENTRES = ("positions", "channels", "none")
+LAYER_SCALES = ("rms", "unit", "none")
+
+
+def resize_features(features: jax.Array, grid: int) -> jax.Array:
+    """Brings a map to grid x grid: block means where it is larger, bilinear where smaller.
+
+    Half-pixel centres, as PyTorch's `align_corners=False`. [n, h, w, c] -> [n, grid, grid, c].
+    """
+    n, h, w, c = features.shape
+    if h == w and h > grid and h % grid == 0:
+        return average_pool(features, h // grid)
+    if (h, w) == (grid, grid):
+        return features
+    return jax.image.resize(features, (n, grid, grid, c), "linear")
+
+
+def layer_scales(features: Features, mode: str) -> dict[str, jax.Array]:
+    """Constants that the taps are divided by before they are joined: tap -> [].
+
+    The paper joins taps as they are, which lets the layer with the largest activations decide the
+    cosine alone; "rms" divides each by its root mean square over the source at the start and then
+    keeps that constant, so that training cannot hide behind it.
+    """
+    check_choice("layer_scale", mode, LAYER_SCALES)
+    if mode != "rms":
+        return {tap: jnp.ones(()) for tap in features}
+    return {tap: jnp.sqrt(jnp.mean(value**2) + 1e-12) for tap, value in features.items()}
+
+
+def hypercolumn(
+    features: Features, scales: Mapping[str, jax.Array], *, grid: int, layer_scale: str = "rms"
+) -> jax.Array:
+    """Joins taps on a common grid (Fig. 3). -> [n, grid * grid, sum of channels].
+
+    The paper "upsamples lower-level features to the highest-level feature", which cannot be meant
+    literally since the low-level maps are the large ones; every tap goes to one chosen grid.
+
+    Args:
+      features: tap -> [n, h, w, c].
+      scales: tap -> [], from `layer_scales`.
+      grid: cells on a side.
+      layer_scale: "unit" scales each position of each tap to unit length instead.
+    """
+    columns = []
+    for tap in sorted(features):
+        column = resize_features(features[tap], grid) / scales[tap]
+        columns.append(unit(column) if layer_scale == "unit" else column)
+    joined = jnp.concatenate(columns, axis=-1)
+    return joined.reshape(joined.shape[0], grid * grid, joined.shape[-1])
+
+
+def unit(features: jax.Array, *, eps: float = 1e-6) -> jax.Array:
+    """Scales the last axis to unit length; eps inside the root keeps zeros' gradient finite."""
+    norm_sq = jnp.sum(features * features, axis=-1, keepdims=True)
+    return features * jax.lax.rsqrt(norm_sq + eps)
+
+
+def centred(cells: jax.Array, *, centre: str = "positions") -> jax.Array:
+    """Eq. 4-5: minus the mean over all positions ("positions", the paper's text).
+
+    CoCosNet as it is run takes the mean over the channels of each position instead ("channels").
+    """
+    check_choice("centre", centre, CENTRES)
+    if centre == "none":
+        return cells
+    axis = 1 if centre == "positions" else 2
+    return cells - jnp.mean(cells, axis=axis, keepdims=True)  # Eq. 4, 5
+
+
+def unfold3x3(cells: jax.Array, grid: int) -> jax.Array:
+    """Joins each cell with its eight neighbours (zeros outside), as CoCosNet and DTP match.
+
+    [n, grid * grid, c] -> [n, grid * grid, 9 c].
+    """
+    n, _, c = cells.shape
+    padded = jnp.pad(cells.reshape(n, grid, grid, c), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [padded[:, i : i + grid, j : j + grid] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifts, axis=-1).reshape(n, grid * grid, 9 * c)
+
+
+def match_features(
+    cells: jax.Array, *, centre: str = "positions", neighbourhood: int = 1
+) -> jax.Array:
+    """What the correlation multiplies: centred, optionally unfolded, unit length. [n, p, c']."""
+    check_choice("neighbourhood", neighbourhood, (1, 3))
+    cells = centred(cells, centre=centre)
+    if neighbourhood == 3:
+        cells = unfold3x3(cells, round(cells.shape[1] ** 0.5))
+    return unit(cells)
+
+
+def correlation(source: jax.Array, target: jax.Array) -> jax.Array:
+    """Eq. 3 on match features: cosine of every source cell with every target cell.
+
+    Args:
+      source: [n, p, c] unit vectors.
+      target: [n, q, c] unit vectors.
+    Returns:
+      [n, p, q] in [-1, 1].
+    """
+    chex.assert_rank([source, target], 3)
+    chex.assert_equal(source.shape[-1], target.shape[-1])
+    # An error here is multiplied by alpha, so TPUs must not round to bfloat16.
+    return jnp.einsum("npc,nqc->npq", source, target, precision="highest")

@@ -1,0 +1,322 @@
+"""Correspondence fine-tuning (Sec. 3.2): init / step / run over the weights of two networks.
+
+`init` fixes what does not change (the pair, the frozen network's view of the target, the starting
+weights), `step` is one Adam step on the original and an augmented pair, `run` loops over it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from oeft_jax import losses as L
+from oeft_jax._types import Features, Params, Taps, Terms
+from oeft_jax.augment import Geometric, Photometric, geometric, photometric
+from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.correlation import correlation, hypercolumn, layer_scales, match_features
+from oeft_jax.models.backbone import Backbone
+from oeft_jax.warp import voted_warp, warp_confidence, warp_image
+
+
+class CorrespondenceState(NamedTuple):
+    """Carried between steps and saved."""
+
+    step: jax.Array  # [], int32
+    params: Params  # {"source", "target"} or {"shared"}
+    opt_state: optax.OptState
+
+
+class CorrespondenceInfo(NamedTuple):
+    """Reported, never carried."""
+
+    loss: jax.Array  # []
+    terms: Terms  # weighted; they sum to loss
+    finite: jax.Array  # [], bool: loss and all gradients
+
+
+class Pair(NamedTuple):
+    """What a run looks at and never changes."""
+
+    source: jax.Array  # [1, s, s, 3] in [0, 1]
+    target: jax.Array  # [1, s, s, 3]
+    scales: dict[str, jax.Array]  # of the taps
+    phi: Params  # frozen weights of the loss network
+    target_phi: Features  # its view of the target
+    start: Params  # where the tuned weights began
+
+
+class Warp(NamedTuple):
+    """Stage 1's result."""
+
+    soft: jax.Array  # [1, s, s, 3], Eq. 6
+    voted: jax.Array  # [1, s, s, 3], finished
+    best: jax.Array  # [1, p] int32, best target cell of each source cell
+    confidence: jax.Array  # [1, p] in (0, 1]
+
+
+class NonFiniteError(ArithmeticError):
+    """A run went non-finite; `state` is the last good state."""
+
+    def __init__(self, message: str, state: Any) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+OnStep = Callable[[int, CorrespondenceState, dict[str, float]], None]
+StepFn = Callable[
+    [jax.Array, CorrespondenceState, Pair], tuple[CorrespondenceState, CorrespondenceInfo]
+]
+
+
+def phi_taps(config: CorrespondenceConfig) -> Taps:
+    """Taps of the frozen network."""
+    return tuple(sorted({*config.gram_taps, *config.contextual_taps}))
+
+
+def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.LossFn]]:
+    """The paper's losses and the two regularisers it announces, by name, with their lambdas."""
+
+    def contrastive(x: L.LossInputs) -> jax.Array:
+        cells = x.source_cells.shape[1]
+        number = config.num_queries or cells
+        positives = jnp.arange(cells)
+        if number < cells:
+            positives = jax.random.permutation(x.key, cells)[:number]
+        return L.info_nce(
+            x.source_cells[:, positives],
+            x.warped_cells,
+            temperature=config.temperature,
+            positives=positives,
+            stop_gradient=config.stop_gradient,
+        )
+
+    def perceptual(x: L.LossInputs) -> jax.Array:
+        taps = config.gram_taps
+        each = [L.gram_loss(x.warped_phi[tap], L.gram(x.target_phi[tap])) for tap in taps]
+        return jnp.mean(jnp.stack(each))
+
+    def contextual(x: L.LossInputs) -> jax.Array:
+        weights = 2.0 ** np.arange(len(config.contextual_taps))
+        each = [
+            L.contextual_loss(
+                L.pooled_cells(x.target_phi[tap], 32),
+                L.pooled_cells(x.warped_phi[tap], 32),
+                bandwidth=config.contextual_bandwidth,
+            )
+            for tap in config.contextual_taps
+        ]
+        return jnp.sum(jnp.stack(each) * (weights / weights.sum()))
+
+    def cycle(x: L.LossInputs) -> jax.Array:
+        back = x.correlation.swapaxes(1, 2)
+        again = warp_image(x.warped, back, alpha=config.alpha, mode=config.warp)
+        return L.cycle_loss(again, x.target)
+
+    def anchor(x: L.LossInputs) -> jax.Array:
+        return L.anchor_loss(x.params, x.start_params)
+
+    return {
+        "contrastive": (config.lambda_contrastive, contrastive),
+        "perceptual": (config.lambda_perceptual, perceptual),
+        "contextual": (config.lambda_contextual, contextual),
+        "cycle": (config.lambda_cycle, cycle),
+        "anchor": (config.lambda_anchor, anchor),
+    }
+
+
+def default_optimizer(config: CorrespondenceConfig) -> optax.GradientTransformation:
+    """Adam as the paper says, or plain SGD."""
+    if config.optimizer == "sgd":
+        return optax.sgd(config.learning_rate)
+    return optax.adam(config.learning_rate, b1=config.beta1, b2=config.beta2)
+
+
+def init(
+    params: Params,
+    phi: Params,
+    source: jax.Array,
+    target: jax.Array,
+    *,
+    backbone: Backbone,
+    config: CorrespondenceConfig,
+    optimizer: optax.GradientTransformation,
+) -> tuple[CorrespondenceState, Pair]:
+    """Both networks at their pre-trained weights.
+
+    Args:
+      params: weights of the network that is tuned, as deep as `config.taps`.
+      phi: weights of the frozen loss network (same architecture).
+      source: [1, s, s, 3] float32 in [0, 1].
+      target: [1, s, s, 3].
+    """
+    names = ("shared",) if config.shared_weights else ("source", "target")
+    start = {name: jax.tree.map(jnp.asarray, params) for name in names}
+    features = jax.jit(backbone.apply, static_argnums=2)
+    scales = layer_scales(features(params, source, tuple(config.taps)), config.layer_scale)
+    target_phi = features(phi, target, phi_taps(config))
+    pair = Pair(source, target, scales, phi, target_phi, start)
+    tuned = jax.tree.map(jnp.copy, start)  # the state is donated, the anchor must outlive it
+    return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
+
+
+def source_params(params: Params) -> Params:
+    """W_S."""
+    return params["shared"] if "shared" in params else params["source"]
+
+
+def target_params(params: Params) -> Params:
+    """W_T."""
+    return params["shared"] if "shared" in params else params["target"]
+
+
+def correlate(
+    params: Params,
+    source: jax.Array,
+    target: jax.Array,
+    scales: dict[str, jax.Array],
+    *,
+    backbone: Backbone,
+    config: CorrespondenceConfig,
+) -> tuple[jax.Array, jax.Array]:
+    """(M of Eq. 3 [n, p, q], hypercolumns of the source [n, p, c]) of images [n, s, s, 3]."""
+    source_cells = _cells(source_params(params), source, scales, backbone, config)  # Eq. 1
+    target_cells = _cells(target_params(params), target, scales, backbone, config)  # Eq. 2
+    prepared = [
+        match_features(cells, centre=config.centre, neighbourhood=config.neighbourhood)
+        for cells in (source_cells, target_cells)
+    ]
+    matrix = correlation(*prepared)  # Eq. 3
+    return matrix, source_cells
+
+
+def _cells(
+    params: Params,
+    images: jax.Array,
+    scales: dict[str, jax.Array],
+    backbone: Backbone,
+    config: CorrespondenceConfig,
+) -> jax.Array:
+    features = backbone.apply(params, images, tuple(config.taps))
+    return hypercolumn(features, scales, grid=config.grid, layer_scale=config.layer_scale)
+
+
+def make_loss(
+    backbone: Backbone, config: CorrespondenceConfig, losses: L.Losses
+) -> Callable[[Params, Pair, jax.Array], tuple[jax.Array, Terms]]:
+    """Eq. 11 as a function of (params, pair, key)."""
+
+    def loss_fn(params: Params, pair: Pair, key: jax.Array) -> tuple[jax.Array, Terms]:
+        source, target, target_phi = pair.source, pair.target, pair.target_phi
+        if config.augment:  # both pairs pass in every step, as one batch of two
+            keys = jax.random.split(key, 3)
+            key = keys[2]
+            augmented = geometric(keys[1], target, Geometric())
+            augmented_phi = backbone.apply(pair.phi, augmented, phi_taps(config))
+            source = jnp.concatenate([source, photometric(keys[0], source, Photometric())])
+            target = jnp.concatenate([target, augmented])
+            target_phi = {
+                tap: jnp.concatenate([value, augmented_phi[tap]])
+                for tap, value in target_phi.items()
+            }
+        matrix, source_cells = correlate(
+            params, source, target, pair.scales, backbone=backbone, config=config
+        )
+        warped = warp_image(target, matrix, alpha=config.alpha, mode=config.warp)  # Eq. 6
+        inputs = L.LossInputs(
+            key=key,
+            source=source,
+            target=target,
+            warped=warped,
+            correlation=matrix,
+            source_cells=source_cells,
+            warped_cells=_cells(target_params(params), warped, pair.scales, backbone, config),
+            target_phi=target_phi,
+            warped_phi=backbone.apply(pair.phi, warped, phi_taps(config)),
+            params=params,
+            start_params=pair.start,
+        )
+        return L.total(losses, inputs)
+
+    return loss_fn
+
+
+def make_step(
+    backbone: Backbone,
+    config: CorrespondenceConfig,
+    losses: L.Losses,
+    optimizer: optax.GradientTransformation,
+) -> StepFn:
+    """The jitted step (key, state, pair) -> (state, info); the state passed in is donated.
+
+    A step whose loss or gradient is not finite changes nothing but the counter, so the state that
+    comes back is always the last good one. One step is one program and the loop is Python's: a
+    convolution's weight gradient inside a compiled loop is slow on CPUs.
+    """
+    loss_fn = make_loss(backbone, config, losses)
+
+    def step(
+        key: jax.Array, state: CorrespondenceState, pair: Pair
+    ) -> tuple[CorrespondenceState, CorrespondenceInfo]:
+        key = jax.random.fold_in(key, state.step)  # a resumed run repeats its numbers
+        (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, pair, key)
+        sizes = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(grads)]
+        finite = jnp.isfinite(loss) & jnp.all(jnp.stack(sizes))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updated = (optax.apply_updates(state.params, updates), opt_state)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
+        )
+        state = CorrespondenceState(state.step + finite.astype(jnp.int32), params, opt_state)
+        return state, CorrespondenceInfo(loss, terms, finite)
+
+    return jax.jit(step, donate_argnums=1)
+
+
+def run(
+    key: jax.Array,
+    state: CorrespondenceState,
+    pair: Pair,
+    *,
+    step: StepFn,
+    num_steps: int,
+    on_step: OnStep | None = None,
+) -> CorrespondenceState:
+    """Steps until `num_steps` have been taken in all (a restored state continues).
+
+    Raises:
+      NonFiniteError: names the step and the term; its `state` is the last good one.
+    """
+    for number in range(int(state.step), num_steps):
+        state, info = step(key, state, pair)
+        if not bool(info.finite):
+            bad = [name for name, value in info.terms.items() if not np.isfinite(value)]
+            term = f"loss term {bad[0]!r}" if bad else "a gradient"
+            raise NonFiniteError(
+                f"step {number + 1}: {term} is not finite; "
+                "try a smaller --learning-rate or --alpha.",
+                state,
+            )
+        if on_step is not None:
+            row = {"loss": float(info.loss), **{k: float(v) for k, v in info.terms.items()}}
+            on_step(number + 1, state, row)
+    return state
+
+
+def make_warp(backbone: Backbone, config: CorrespondenceConfig) -> Callable[[Params, Pair], Warp]:
+    """The jitted warp of the un-augmented pair under given weights."""
+
+    def warped(params: Params, pair: Pair) -> Warp:
+        matrix, _ = correlate(
+            params, pair.source, pair.target, pair.scales, backbone=backbone, config=config
+        )
+        return Warp(
+            soft=warp_image(pair.target, matrix, alpha=config.alpha, mode=config.warp),
+            voted=voted_warp(pair.target, matrix),
+            best=jnp.argmax(matrix, axis=-1),
+            confidence=warp_confidence(matrix, alpha=config.alpha),
+        )
+
+    return jax.jit(warped)

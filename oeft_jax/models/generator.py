@@ -1,0 +1,102 @@
+"""What every frozen generator offers to inversion, and the size rules that they share.
+
+A generator is a chain of layers, two per resolution from 4 x 4 up, and a last 1 x 1 convolution
+to RGB. Cut at composing layer k it is G = tail o head, where head is the first k layers, so the
+features are the output of layer k - 1 after its activation (mGANprior, arXiv 1912.07116, Sec. 3).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from oeft_jax._checks import InputError, check_range
+from oeft_jax._types import Params
+
+RESOLUTIONS = (8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Generator(NamedTuple):
+    """A frozen generator that can be cut at a composing layer (G = tail o head).
+
+    `composing_layer` is a whole number from 1 to `num_layers`, fixed when a program is traced;
+    another value raises InputError. `params` is what Flax keeps under "params".
+    """
+
+    name: str  # "pggan" or "stylegan"
+    resolution: int  # R, height and width of the images
+    code_dim: int  # of a code that head takes
+    num_layers: int  # 2 (log2 R - 1)
+    channels: Callable[[int], int]  # composing_layer -> channels of the features there
+    num_tail_codes: Callable[[int], int]  # composing_layer -> t, codes that tail takes per image
+    # (params, codes [n, code_dim], composing_layer) -> features [n, h, w, c]
+    head: Callable[..., jax.Array]
+    # (params, features [n, h, w, c], tail_codes [n, t, code_dim], composing_layer)
+    # -> images [n, R, R, 3], nominally in [-1, 1], not clipped
+    tail: Callable[..., jax.Array]
+    init_codes: Callable[..., jax.Array]  # (key, params, num) -> start values [num, code_dim]
+    init_tail_codes: Callable[..., jax.Array]  # (params, composing_layer) -> [t, code_dim]
+    sample: Callable[..., jax.Array]  # (params, z [n, z_dim]) -> images [n, R, R, 3]
+    init: Callable[..., Params]  # (key) -> params with random weights
+
+
+def num_layers_of(resolution: int) -> int:
+    """Layers before the one to RGB: 14 for 256, 18 for 1024."""
+    return 2 * (resolution.bit_length() - 2)
+
+
+def size_of_layer(index: int) -> int:
+    """Height and width of the output of layer `index` (from 0): 4, 4, 8, 8, 16, ..."""
+    return 4 * 2 ** (index // 2)
+
+
+def channels_of_layer(index: int, *, fmap_base: int, fmap_max: int) -> int:
+    """Channels of the output of layer `index` (from 0): fmap_base / size, at most fmap_max."""
+    return min(fmap_base // size_of_layer(index), fmap_max)
+
+
+def equalised_scale(kernel: jax.Array, *, gain: float = math.sqrt(2)) -> float:
+    """gain / sqrt(fan-in), the factor of an equalised learning rate; the last axis is the output.
+
+    Kernels are kept raw and scaled in the forward pass, so that a converted file can be compared
+    with its source tensor by tensor.
+    """
+    return gain / math.sqrt(math.prod(kernel.shape[:-1]))
+
+
+def check_sizes(*, resolution: int, fmap_base: int, fmap_max: int, **dims: int) -> None:
+    """Raises InputError unless a generator of these sizes can be built."""
+    if resolution not in RESOLUTIONS or not isinstance(resolution, int):
+        names = ", ".join(str(item) for item in RESOLUTIONS)
+        raise InputError(f"resolution={resolution!r} is not supported; accepted: {names}.")
+    check_range("fmap_base", fmap_base, resolution)  # fewer leave no channel at the last layer
+    check_range("fmap_max", fmap_max, 1)
+    for name, value in dims.items():
+        check_range(name, value, 1)
+
+
+def check_composing_layer(composing_layer: int, resolution: int) -> None:
+    """Raises InputError unless a generator of this resolution can be cut there."""
+    last = num_layers_of(resolution)
+    is_whole = isinstance(composing_layer, int) and not isinstance(composing_layer, bool)
+    if not is_whole or not 1 <= composing_layer <= last:
+        raise InputError(
+            f"composing_layer={composing_layer!r} does not fit resolution {resolution}; "
+            f"accepted: whole numbers from 1 to {last}."
+        )
+
+
+def apply_method(
+    model: nn.Module, method: str, params: Params, *args: Any, **options: Any
+) -> jax.Array:
+    """A method of a module on its params, as the function that a Generator holds."""
+    result: Any = model.apply({"params": params}, *args, method=method, **options)
+    return result
+
+
+def init_params(model: nn.Module, z_dim: int, key: jax.Array) -> Params:
+    """Random weights; compiled, so that the images of the tracing call are never computed."""
+    return jax.jit(model.init)(key, jnp.zeros((1, z_dim)))["params"]

@@ -1,0 +1,185 @@
+"""What a run leaves behind: pictures, plot, table and manifest, as bytes and as files."""
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from oeft_jax.config import Config
+from oeft_jax.image import resize, write_png
+from oeft_jax.pipeline import Translation
+
+TILE = 192  # px, side of a picture in the overview
+GAP = 12
+CAPTION = 40
+INK, PAPER, MARK = (40, 40, 40), (255, 255, 255), (216, 92, 16)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "safetensors")
+
+
+def overview(result: Translation) -> Image.Image:
+    """Source, target, the warp as tuning goes (Fig. 5), the result; then every hypothesis."""
+    top = [("source", result.source, False), ("target", result.target, False)]
+    top += [(f"warp, step {step}", image, False) for step, image in result.history]
+    top += [("warped, finished", result.warped, not result.uses_generator)]
+    top += [("translation", result.image, True)]
+    rows = [top]
+    if result.choice is not None:
+        cells = []
+        for index, one in enumerate(result.hypotheses):
+            score = result.choice.scores[index]
+            text = f"layer {one.composing_layer}, {one.num_codes} codes\n"
+            text += f"score {score:.3g}, {one.psnr:.1f} dB"
+            chosen = index == result.choice.chosen
+            cells.append((text + (" *" if chosen else ""), one.image, chosen))
+        rows += [cells[i : i + len(top)] for i in range(0, len(cells), len(top))]
+    width = GAP + len(top) * (TILE + GAP)
+    foot = 2 * GAP + 16
+    sheet = Image.new("RGB", (width, GAP + len(rows) * (TILE + CAPTION + GAP) + foot), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for r, row in enumerate(rows):
+        for c, (text, image, marked) in enumerate(row):
+            x, y = GAP + c * (TILE + GAP), GAP + r * (TILE + CAPTION + GAP)
+            pixels = np.rint(resize(image, (TILE, TILE)) * 255).astype(np.uint8)
+            sheet.paste(Image.fromarray(pixels), (x, y))
+            if marked:
+                draw.rectangle((x - 4, y - 4, x + TILE + 3, y + TILE + 3), outline=MARK, width=4)
+            draw.multiline_text((x, y + TILE + 4), text, fill=INK, font=font, spacing=2)
+    draw.text((GAP, sheet.height - foot), result.verdict, fill=INK, font=font)
+    return sheet
+
+
+def losses_csv(rows: Sequence[Mapping[str, float]]) -> str:
+    """One line a step: step, loss, and the weighted terms that sum to it."""
+    file = io.StringIO()
+    names = list(rows[0]) if rows else ["loss"]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["step", *names])
+    writer.writerows([number, *row.values()] for number, row in enumerate(rows, 1))
+    return file.getvalue()
+
+
+def plot_losses(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """A curve for the total and for each weighted term, logarithmic."""
+    import matplotlib  # slow to import, and only a run that writes files needs it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for name in rows[0] if rows else ():
+        axes.plot(range(1, len(rows) + 1), [row[name] for row in rows], label=name)
+    if rows:
+        axes.set_yscale("log")
+        axes.legend()
+    else:
+        axes.text(0.5, 0.5, "no fine-tuning steps", ha="center", transform=axes.transAxes)
+    axes.set(xlabel="step", ylabel="weighted loss", title="Correspondence fine-tuning (Eq. 11)")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def device_name() -> str:
+    """Kind and number of the devices in use."""
+    devices = jax.devices()
+    return f"{devices[0].device_kind} x {len(devices)} ({devices[0].platform})"
+
+
+def manifest(
+    result: Translation,
+    config: Config,
+    *,
+    inputs: Mapping[str, Any],
+    weights: Sequence[Any],
+    files: Sequence[str],
+    command: str,
+) -> dict[str, Any]:
+    """Everything that reproduces the run, and what came out of it; JSON-ready."""
+    choice = result.choice
+    hypotheses = [
+        {
+            "composing_layer": one.composing_layer,
+            "num_codes": one.num_codes,
+            "reconstruction_loss": one.loss,
+            "psnr_db": one.psnr,
+            "score": choice.scores[index],
+            "eligible": choice.eligible[index],
+            "chosen": index == choice.chosen,
+        }
+        for index, one in enumerate(result.hypotheses)
+        if choice is not None
+    ]
+    bands = result.uses_generator and result.hypotheses[0].image.shape[0] < len(result.warped)
+    made_of = "warp" if not result.uses_generator else "generator"
+    return {
+        "result": {
+            "made_of": "generator (coarse band) and warp (detail band)" if bands else made_of,
+            "verdict": result.verdict,
+            "size": list(result.image.shape[:2]),
+            "hypotheses": hypotheses,
+            "final_losses": result.losses[-1] if result.losses else {},
+            "mean_confidence": float(result.confidence.mean()),
+        },
+        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "command": command,
+        "inputs": dict(inputs),
+        "config": config_dict(config),
+        "weights": [
+            {"origin": w.origin, "network": w.network, "config": w.config, "sha256": w.sha256}
+            for w in weights
+        ],
+        "device": device_name(),
+        "versions": {
+            "oeft_jax": _own_version(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+        "files": list(files),
+    }
+
+
+def _own_version() -> str:
+    from oeft_jax import __version__  # the package imports this module's users
+
+    return __version__
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """A config as JSON has it: infinity as the string "inf"."""
+    import dataclasses
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return "inf" if value == float("inf") else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def write_report(folder: Path, result: Translation, entries: dict[str, Any], raw: bool) -> None:
+    """Writes every file of a run into an existing folder, the manifest last."""
+    write_png(folder / "translation.png", result.image)
+    write_png(folder / "warped.png", result.warped)
+    if raw:
+        write_png(folder / "warped_raw.png", result.soft_warped)
+    overview(result).save(folder / "overview.png")
+    (folder / "losses.csv").write_text(losses_csv(result.losses), "utf-8")
+    plot_losses(result.losses, folder / "losses.png")
+    text = json.dumps(entries, indent=2, allow_nan=False) + "\n"
+    (folder / "manifest.json").write_text(text, "utf-8")
+
+
+def file_names(raw: bool) -> list[str]:
+    """What `write_report` writes, the manifest last."""
+    names = ["translation.png", "warped.png", "overview.png", "losses.csv", "losses.png"]
+    return [*names, *(["warped_raw.png"] if raw else []), "manifest.json"]

@@ -1,0 +1,38 @@
+"""Settings and fixtures that every test shares."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_rank_promotion():
+    """A silent [n] + [n, 1] is an error in every test."""
+    before = jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    yield
+    jax.config.update("jax_numpy_rank_promotion", before)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    """Double precision inside one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def shared_data():
+    """The folder of real images and weights, which is not part of the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("OEFT_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}; set OEFT_DATA to the folder shared/data")
+    return folder

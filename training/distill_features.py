@@ -1,0 +1,158 @@
+"""Distils the bundled feature network from VGG-19: `python -m training.distill_features`.
+
+The student has VGG-19's shape and tap names up to relu5_1 at a quarter of its width. At every tap
+a linear head maps it to the teacher's channels (relative squared error), and the cosine
+similarities between positions, within and across pictures, must agree with the teacher's: that
+is what correspondence is computed from, and activations alone do not keep it.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from oeft_jax import checkpoint
+from oeft_jax._types import Features, Params
+from oeft_jax.models.backbone import backbone
+from oeft_jax.models.vgg import VGG19_DEPTHS
+from oeft_jax.weights import save_weights
+from training import photos, teachers
+
+WIDTHS = (16, 32, 64, 128, 128)
+CONFIG = {"depths": (*VGG19_DEPTHS[:4], 1), "widths": WIDTHS}
+TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+CHANNELS = (64, 128, 256, 512, 512)
+NUM_POSITIONS = 384  # sampled per tap for the similarity term
+
+
+class State(NamedTuple):
+    """Carried between steps and saved."""
+
+    step: jax.Array
+    params: Params
+    heads: Params
+    opt_state: optax.OptState
+
+
+def init(key: jax.Array, optimizer: optax.GradientTransformation) -> State:
+    """Random student, random heads."""
+    params = backbone("vgg", CONFIG).init(key, TAPS)
+    heads = {
+        tap: {
+            "kernel": jax.random.normal(jax.random.fold_in(key, i), (width, out)) / width**0.5,
+            "bias": jnp.zeros((out,)),
+        }
+        for i, (tap, width, out) in enumerate(zip(TAPS, WIDTHS, CHANNELS, strict=True))
+    }
+    return State(jnp.int32(0), params, heads, optimizer.init((params, heads)))
+
+
+def teach(arrays: tuple[Any, Any], images: jax.Array) -> Features:
+    """The teacher's taps: the real network where it reaches, the distilled one below."""
+    vgg, distilled = arrays
+    return {**teachers.distilled_features(distilled, images), **teachers.vgg_features(vgg, images)}
+
+
+def similarities(key: jax.Array, features: jax.Array) -> jax.Array:
+    """Centred cosine similarities between sampled positions of all pictures. [m, m]."""
+    flat = features.reshape(-1, features.shape[-1])
+    flat = flat - flat.mean(axis=0, keepdims=True)
+    flat = flat / (jnp.linalg.norm(flat, axis=-1, keepdims=True) + 1e-6)
+    chosen = jax.random.randint(key, (NUM_POSITIONS,), 0, flat.shape[0])
+    return flat[chosen] @ flat[chosen].T
+
+
+def loss_fn(
+    trained: tuple[Params, Params], images: jax.Array, taught: Features, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Sum over taps of relative error and similarity error."""
+    params, heads = trained
+    features = backbone("vgg", CONFIG).apply(params, images, TAPS)
+    terms = {}
+    for index, tap in enumerate(TAPS):
+        head, target = heads[tap], taught[tap]
+        predicted = jax.nn.relu(features[tap] @ head["kernel"] + head["bias"].reshape(1, 1, 1, -1))
+        variance = jnp.var(target, axis=(0, 1, 2)).mean() + 1e-6
+        terms[f"{tap} error"] = jnp.mean((predicted - target) ** 2) / variance
+        tap_key = jax.random.fold_in(key, index)
+        difference = similarities(tap_key, features[tap]) - similarities(tap_key, target)
+        terms[f"{tap} similarity"] = 10 * jnp.mean(difference**2)
+    return sum(terms.values(), jnp.float32(0)), terms
+
+
+def make_step(optimizer: optax.GradientTransformation) -> Any:
+    """The jitted training step."""
+
+    def step(
+        key: jax.Array, state: State, images: jax.Array, arrays: tuple[Any, Any]
+    ) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(key, state.step)
+        taught = jax.lax.stop_gradient(teach(arrays, images))
+        trained = (state.params, state.heads)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params, heads = optax.apply_updates(trained, updates)
+        return State(state.step + 1, params, heads, opt_state), terms
+
+    return jax.jit(step, donate_argnums=1)
+
+
+def export(state: State, out: Path, metadata: dict[str, str]) -> None:
+    """Writes the student without its heads."""
+    save_weights(out, state.params, network="vgg", config=CONFIG, metadata=metadata)
+
+
+def train(args: argparse.Namespace) -> State:
+    """Trains, saving every `--save-every` steps; continues what `--work` holds."""
+    schedule = optax.cosine_decay_schedule(args.learning_rate, args.steps, 0.02)
+    optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
+    state = init(jax.random.key(args.seed), optimizer)
+    if checkpoint.latest(args.work) is not None:
+        state = checkpoint.restore(args.work, state)
+    arrays = teachers.read(args.data)
+    pictures = photos.load_photos(args.data)
+    if args.faces:
+        faces = photos.load_faces(args.data, 128)[: -photos.HELD_OUT : args.faces]
+        pictures += [photos.Image.fromarray(face) for face in faces]
+    step, key, began = make_step(optimizer), jax.random.key(args.seed), time.monotonic()
+    while int(state.step) < args.steps:
+        images = photos.crop_batch(
+            args.seed, int(state.step), pictures, batch=args.batch, size=args.size
+        )
+        state, terms = step(key, state, images, arrays)
+        done = int(state.step)
+        if done % args.log_every == 0:
+            text = " ".join(f"{name}={float(value):.3f}" for name, value in terms.items())
+            print(f"step {done} {time.monotonic() - began:.0f}s {text}", flush=True)
+        if done % args.save_every == 0 or done == args.steps:
+            checkpoint.save(args.work, done, state)
+            card = {"steps": str(done), "images": str(done * args.batch), "seed": str(args.seed)}
+            export(state, args.out, card)
+    return state
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with photos and teachers")
+    parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
+    parser.add_argument("--out", type=Path, required=True, help="weight file to write")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=128, help="crop side in pixels")
+    parser.add_argument("--faces", type=int, default=40, help="also every N-th face; 0 for none")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--save-every", type=int, default=500)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    train(parse())

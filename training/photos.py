@@ -1,0 +1,88 @@
+"""Photos for training: found in folders, decoded once, cropped and augmented on the host."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+# Sub-folders of the data folder that may be trained on: no non-commercial clause in their
+# repository's licence. Everything else there serves evaluation only.
+TRAINING_FOLDERS = (
+    "stylegan_faces",
+    "deep_image_analogy",
+    "cut",
+    "deep_transfer_inputs",
+    "strotss",
+    "mganprior",
+    "idinvert_faces",
+)
+SUFFIXES = (".jpg", ".jpeg", ".png")
+HELD_OUT = 500  # the last faces in name order are never trained on
+
+
+def load_photos(data: Path, *, longest: int = 448) -> list[Image.Image]:
+    """Every photo of the training folders, RGB, its longer side at most `longest`."""
+    photos = []
+    for folder in TRAINING_FOLDERS:
+        for path in sorted((data / folder).rglob("*")):
+            if path.suffix.lower() in SUFFIXES:
+                photo = Image.open(path).convert("RGB")
+                photo.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+                photos.append(photo)
+    if not photos:
+        raise FileNotFoundError(f"{data}: none of {', '.join(TRAINING_FOLDERS)} holds a photo")
+    return photos
+
+
+def load_faces(data: Path, size: int) -> np.ndarray:
+    """The aligned faces of lfw128.zip in name order. [n, size, size, 3] uint8."""
+    faces = []
+    with zipfile.ZipFile(data / "lfw128" / "lfw128.zip") as archive:
+        for name in sorted(archive.namelist()):
+            if name.lower().endswith(SUFFIXES):
+                face = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+                if face.size != (size, size):
+                    face = face.resize((size, size), Image.Resampling.LANCZOS)
+                faces.append(np.asarray(face))
+    return np.stack(faces)
+
+
+def random_crop(rng: np.random.Generator, photo: Image.Image, size: int) -> np.ndarray:
+    """One augmented crop: place, scale, aspect, rotation, mirror, colour, blur, noise.
+
+    Returns [size, size, 3] float32 in [0, 1].
+    """
+    shorter = min(photo.size)
+    side = shorter * np.sqrt(rng.uniform(0.08, 1.0))
+    aspect = np.exp(rng.uniform(-0.25, 0.25))
+    box_w, box_h = min(side * aspect, photo.width), min(side / aspect, photo.height)
+    left = rng.uniform(0, photo.width - box_w)
+    top = rng.uniform(0, photo.height - box_h)
+    if rng.random() < 0.3:
+        photo = photo.rotate(rng.uniform(-30, 30), Image.Resampling.BILINEAR)
+    box = (left, top, left + box_w, top + box_h)
+    crop = photo.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    if rng.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if rng.random() < 0.7:
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            crop = enhance(crop).enhance(rng.uniform(0.5, 1.5))
+    if rng.random() < 0.15:
+        crop = crop.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
+    image = np.asarray(crop, np.float32) / 255
+    if rng.random() < 0.2:
+        image = image[..., rng.permutation(3)]
+    if rng.random() < 0.2:
+        image = image + rng.normal(0, rng.uniform(0, 0.08), image.shape)
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def crop_batch(
+    seed: int, step: int, photos: list[Image.Image], *, batch: int, size: int
+) -> np.ndarray:
+    """The batch of step `step`: the same seed and step give the same batch. [batch, s, s, 3]."""
+    rng = np.random.default_rng((seed, step))
+    chosen = rng.integers(len(photos), size=batch)
+    return np.stack([random_crop(rng, photos[index], size) for index in chosen])

@@ -1,0 +1,63 @@
+"""The networks that the bundled feature network learns from, read from the data folder.
+
+Both take RGB in [0, 1] and pad by reflection: the real VGG-19 in its normalised form (to
+relu3_1), and a distilled VGG-19 (to relu5_1) whose linear heads map back to VGG-19's channels.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from oeft_jax._types import Features
+from oeft_jax.models.layers import DIMS, max_pool
+
+Arrays = dict[str, np.ndarray]
+VGG_LAYERS = ("2", "5", "pool", "9", "12", "pool", "16")
+DISTILLED_LAYERS = (
+    *("conv11", "conv12", "pool", "conv21", "conv22", "pool"),
+    *("conv31", "conv32", "conv33", "conv34", "pool"),
+    *("conv41", "conv42", "conv43", "conv44", "pool", "conv51"),
+)
+
+
+def read(data: Path) -> tuple[Arrays, Arrays]:
+    """(real VGG-19 to relu3_1, distilled VGG-19 to relu5_1) as flat arrays."""
+    names = (
+        "w_vgg19_normalised/vgg_normalised_conv3_1.npz",
+        "w_vgg19_distilled16x/5SE.npz",
+    )
+    vgg, distilled = (dict(np.load(data / name)) for name in names)
+    return vgg, distilled
+
+
+def _conv(arrays: Arrays, name: str, x: jax.Array) -> jax.Array:
+    kernel = jnp.asarray(arrays[f"{name}.weight"], jnp.float32).transpose(2, 3, 1, 0)
+    pad = kernel.shape[0] // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    y = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=DIMS)
+    return y + jnp.asarray(arrays[f"{name}.bias"], jnp.float32).reshape(1, 1, 1, -1)
+
+
+def vgg_features(arrays: Arrays, images: jax.Array) -> Features:
+    """relu1_1, relu2_1, relu3_1 of the real network. [n, h, w, 3] in [0, 1]."""
+    taps = {"2": "relu1_1", "9": "relu2_1", "16": "relu3_1"}
+    x, features = _conv(arrays, "0", images), {}
+    for layer in VGG_LAYERS:
+        x = max_pool(x) if layer == "pool" else jax.nn.relu(_conv(arrays, layer, x))
+        if layer in taps:
+            features[taps[layer]] = x
+    return features
+
+
+def distilled_features(arrays: Arrays, images: jax.Array) -> Features:
+    """relu4_1 and relu5_1 of the distilled network, in VGG-19's 512 channels."""
+    x, features = _conv(arrays, "conv0", images), {}
+    for layer in DISTILLED_LAYERS:
+        x = max_pool(x) if layer == "pool" else jax.nn.relu(_conv(arrays, layer, x))
+        if layer in ("conv11", "conv21", "conv31", "conv41", "conv51"):
+            aux = jax.nn.relu(_conv(arrays, f"{layer}_aux", x))
+            features[f"relu{layer[4]}_1"] = aux
+    return features
