@@ -46,6 +46,9 @@ def restore(folder: Path, like: Tree) -> Tree:
             raise InputError(
                 f"{folder}: the saved state cannot be used; run with --overwrite."
             ) from error
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)
+    if any(np.shape(value) != old.shape for value, old in pairs):  # orbax lets these pass
+        raise InputError(f"{folder}: the saved state cannot be used; run with --overwrite.")
 
     def as_before(value: Any, old: Any) -> Any:
         return jax.numpy.asarray(value) if isinstance(old, jax.Array) else np.asarray(value)

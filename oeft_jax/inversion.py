@@ -169,7 +169,7 @@ def make_objective(
 
 def init(latents: Latents, optimizer: optax.GradientTransformation) -> InversionState:
     """Nothing tried yet."""
-    worst = jnp.full((latents.codes.shape[0],), jnp.inf)
+    worst = jnp.full((latents.codes.shape[0],), jnp.inf, latents.codes.dtype)
     best = jax.tree.map(jnp.copy, latents)
     latents = jax.tree.map(jnp.copy, latents)  # the state is donated: no buffer twice in it
     return InversionState(jnp.int32(0), latents, optimizer.init(latents), best, worst)

@@ -140,7 +140,8 @@ def choose(scores: np.ndarray, losses: np.ndarray, *, tolerance: float) -> Choic
       tolerance: >= 0; infinity is the paper's rule.
     """
     losses = np.asarray(losses, np.float64)
-    eligible = losses <= losses.min() * (1 + tolerance)
+    limit = np.inf if np.isinf(tolerance) else losses.min() * (1 + tolerance)
+    eligible = losses <= limit
     ranked = np.where(eligible & ~np.isnan(scores), scores, np.inf)
     index = int(np.argmin(ranked)) if np.isfinite(ranked).any() else int(np.argmin(losses))
     return Choice(index, tuple(float(s) for s in scores), tuple(bool(e) for e in eligible))

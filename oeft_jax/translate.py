@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"oeft_jax: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"oeft_jax: the files could not be written: {error}.", file=sys.stderr)
+        return 1
     except (NonFiniteError, KeyboardInterrupt) as error:
         reason = str(error) or "interrupted"
         print(f"oeft_jax: {reason} Continue with --resume.", file=sys.stderr)
@@ -39,7 +42,9 @@ def _run(words: list[str]) -> int:
     flags = parser().parse_args(words)
     config = config_from(flags)
     out = Path(flags.out)
-    unfinished = out.with_name(out.name + ".unfinished")
+    if not out.resolve().name:
+        raise InputError(f"--out {out}: is the root folder; accepted: a new or empty folder.")
+    unfinished = out.resolve().with_name(out.resolve().name + ".unfinished")
     _check_out(out, unfinished, resume=flags.resume, overwrite=flags.overwrite)
     side = config.correspondence.image_size
     paths = {"source": Path(flags.source), "target": Path(flags.target)}
@@ -60,7 +65,7 @@ def _run(words: list[str]) -> int:
         "inputs": {name: entry["sha256"] for name, entry in inputs.items()},
         "weights": [weights.sha256 for weights in parts.weights],
     }
-    _open_unfinished(unfinished, request, resume=flags.resume)
+    _open_unfinished(unfinished, request, resume=flags.resume, overwrite=flags.overwrite)
     try:
         with show_progress() as on_progress:
             result = pipeline.translate(
@@ -105,12 +110,14 @@ def _check_out(out: Path, unfinished: Path, *, resume: bool, overwrite: bool) ->
             f"--out {out}: an interrupted run is kept in {unfinished}; accepted: --resume to "
             "continue it, --overwrite to start anew."
         )
-    if unfinished.exists() and overwrite:
-        shutil.rmtree(unfinished)
 
 
-def _open_unfinished(folder: Path, request: dict[str, Any], *, resume: bool) -> None:
+def _open_unfinished(
+    folder: Path, request: dict[str, Any], *, resume: bool, overwrite: bool
+) -> None:
     """Makes the folder of a run, or checks that the one there was asked the same."""
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
     saved = folder / REQUEST
     text = json.dumps(request, indent=2, sort_keys=True)
     if saved.is_file():

@@ -49,12 +49,19 @@ def save_weights(
     dtype: str = "float16",
 ) -> None:
     """Writes `params` to `path`, whole or not at all; the same input gives the same bytes."""
-    flat = {name: np.asarray(leaf, dtype) for name, leaf in flatten_dict(params, sep="/").items()}
+    flat = {  # safetensors writes memory as it lies, so a transposed kernel must be laid out anew
+        name: np.asarray(leaf, dtype, order="C")
+        for name, leaf in flatten_dict(params, sep="/").items()
+    }
     header = {"network": network, "config": json.dumps(dict(config), sort_keys=True)}
     payload = save(dict(sorted(flat.items())), metadata={**(metadata or {}), **header})
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(payload)
-    partial.replace(path)
+    try:
+        partial.write_bytes(payload)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def load_weights(path: Path | str, *, origin: str | None = None) -> Weights:

@@ -19,6 +19,10 @@ def draw(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def eager(function):
+    return function
+
+
 def correlate(source, target, centre="positions", neighbourhood=1):
     options = {"centre": centre, "neighbourhood": neighbourhood}
     return ours.correlation(
@@ -26,16 +30,16 @@ def correlate(source, target, centre="positions", neighbourhood=1):
     )
 
 
-@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("centre", ours.CENTRES)
-@pytest.mark.parametrize(("n", "p", "q", "c"), [(2, 4, 9, 5), (3, 7, 2, 8), (1, 16, 16, 3)])
-def test_correlation_is_the_centred_cosine_of_loops(n, p, q, c, centre, run):
+@pytest.mark.parametrize(("n", "p", "q", "c"), [(2, 4, 9, 5), (3, 7, 2, 8), (1, 16, 16, 6)])
+def test_correlation_is_the_centred_cosine_of_loops(n, p, q, c, centre):
     source, target = draw(0, n, p, c) + 1, draw(1, n, q, c) - 2
-    found = run(lambda a, b: correlate(a, b, centre))(source, target)
     expected = oracle.correlation(source, target, centre)
-    assert found.shape == (n, p, q)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
+    for run in (jax.jit, eager) if n == 2 else (jax.jit,):
+        found = run(lambda a, b: correlate(a, b, centre))(source, target)
+        assert found.shape == (n, p, q)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
 
 
 def test_correlation_in_double_precision_is_the_oracle(x64):
@@ -47,23 +51,22 @@ def test_correlation_in_double_precision_is_the_oracle(x64):
 
 
 @pytest.mark.parametrize("centre", ["positions", "channels"])
-@pytest.mark.parametrize(("p", "q"), [(9, 4), (4, 16), (1, 9)])
+@pytest.mark.parametrize(("p", "q"), [(9, 4), (4, 16)])
 def test_neighbourhood_of_three_joins_the_eight_neighbours(p, q, centre):
     source, target = draw(4, 2, p, 4), draw(5, 2, q, 4)
-    if p == 1 and centre == "positions":
-        return  # one position minus itself is zero and has no cosine: tested below
-    found = correlate(source, target, centre, 3)
+    found = jax.jit(lambda s, t: correlate(s, t, centre, 3))(source, target)
     expected = oracle.correlation(source, target, centre, 3)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
 
 
 @pytest.mark.parametrize("centre", ours.CENTRES)
 def test_correlation_of_constant_features_is_finite_with_finite_gradients(centre):
+    def total(source, target):
+        return jnp.sum(correlate(source, target, centre))
+
     for value in (0.0, 3.0):
         cells = jnp.full((1, 4, 3), value)
-        result, grads = jax.value_and_grad(
-            lambda s, t: jnp.sum(correlate(s, t, centre)), argnums=(0, 1)
-        )(cells, cells)
+        result, grads = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(cells, cells)
         assert np.isfinite(result)
         assert all(np.all(np.isfinite(g)) for g in grads)
 
@@ -76,14 +79,14 @@ def test_correlation_has_a_diagonal_of_ones_against_itself():
 
 @settings(derandomize=True, max_examples=15, deadline=None)
 @given(
-    seed=st.integers(0, 99), scale=st.floats(0.1, 100), centre=st.sampled_from(ours.CENTRES)
+    seed=st.integers(0, 99), scale=st.floats(0.5, 100), centre=st.sampled_from(ours.CENTRES)
 )
 def test_correlation_is_a_cosine_and_ignores_feature_scale(seed, scale, centre):
     source, target = draw(seed, 2, 4, 6), draw(seed + 100, 2, 9, 6)
     found = correlate(source, target, centre)
     assert np.max(np.abs(found)) <= 1 + 1e-6
-    scaled = correlate(np.float32(scale) * source, np.float32(2 / scale) * target, centre)
-    np.testing.assert_allclose(scaled, found, atol=2e-4)  # eps of `unit` at the smallest scale
+    scaled = correlate(np.float32(scale) * source, 2 * target, centre)
+    np.testing.assert_allclose(scaled, found, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -106,7 +109,7 @@ def test_permuting_cells_permutes_the_correlation(seed):
 def test_correlation_gradient_is_the_finite_difference(x64):
     args = jnp.asarray(draw(8, 1, 4, 3), jnp.float64), jnp.asarray(draw(9, 1, 9, 3), jnp.float64)
     for options in ({}, {"centre": "channels"}, {"neighbourhood": 3}):
-        check_grads(lambda s, t, o=options: correlate(s, t, **o), args, order=1, modes=["rev"])
+        check_grads(jax.jit(lambda s, t, o=options: correlate(s, t, **o)), args, 1, modes=["rev"])
 
 
 def test_correlation_of_different_channels_or_ranks_is_refused():
@@ -128,9 +131,8 @@ def test_unknown_options_are_named_with_the_accepted_ones(options, message):
 # Hypercolumns
 
 
-@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize(("grid", "sides"), [(4, (8, 4, 2)), (6, (12, 3, 1)), (3, (9, 2, 3))])
-def test_hypercolumn_is_the_loops_over_taps(grid, sides, run):
+def test_hypercolumn_is_the_loops_over_taps(grid, sides):
     names = ("relu3_1", "relu1_2", "relu2_2")  # not in order
     features = {
         name: draw(k, 2, side, side, k + 2) * 10.0**k
@@ -138,10 +140,11 @@ def test_hypercolumn_is_the_loops_over_taps(grid, sides, run):
     }
     references = {name: 2 * value + 1 for name, value in features.items()}
     scales = ours.layer_scales(references, "rms")
-    found = run(lambda f, s: ours.hypercolumn(f, s, grid=grid))(features, scales)
     expected = oracle.hypercolumn(features, references, grid)
-    assert found.shape == (2, grid**2, 9)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    for run in (jax.jit, eager) if grid == 4 else (jax.jit,):
+        found = run(lambda f, s: ours.hypercolumn(f, s, grid=grid))(features, scales)
+        assert found.shape == (2, grid**2, 9)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_layer_scales_modes_are_root_mean_square_or_one():
@@ -170,7 +173,7 @@ def test_features_of_zero_keep_finite_scales_and_gradients():
             scales = ours.layer_scales(f, mode)
             return jnp.sum(ours.hypercolumn(f, scales, grid=2, layer_scale=mode))
 
-        result, grads = jax.value_and_grad(value)(features)
+        result, grads = jax.jit(jax.value_and_grad(value))(features)
         assert np.isfinite(result)
         assert np.all(np.isfinite(grads["relu1_1"]))
 

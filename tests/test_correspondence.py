@@ -1,0 +1,349 @@
+"""Stage 1's state and step: what they keep, lower, repeat and refuse."""
+
+from functools import cache
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from oeft_jax import checkpoint
+from oeft_jax import correspondence as ours
+from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.models.backbone import backbone, used_params
+
+VGG = backbone("vgg", {"depths": [1, 1, 1], "widths": [4, 4, 4]})
+RESNET = backbone("resnet", {"stage_sizes": [1, 1, 1, 1], "width": 4})
+SIZE, GRID = 32, 8
+SMALL = {
+    "image_size": SIZE,
+    "grid": GRID,
+    "taps": ("relu2_1", "relu3_1"),
+    "gram_taps": ("relu1_1", "relu2_1"),
+    "contextual_taps": ("relu2_1", "relu3_1"),
+    "num_queries": 16,
+    "augment": False,
+    "learning_rate": 1e-3,
+}
+
+
+def config(**changes):
+    return CorrespondenceConfig(**{**SMALL, **changes})
+
+
+def images():
+    """Two smooth pictures, so that there is something to match."""
+    waves = np.random.default_rng(0).uniform(0.5, 3, size=(2, 3, 2))
+    grid = np.stack(np.mgrid[:SIZE, :SIZE] / SIZE, -1)
+    phases = 2 * np.pi * np.einsum("hwd,ncd->nhwc", grid, waves)
+    return jnp.asarray(0.5 + 0.4 * np.sin(phases), jnp.float32)[:, None]
+
+
+@cache
+def weights(network):
+    taps = SMALL["taps"] if network is VGG else ("layer1", "layer2")
+    return network.init(jax.random.key(7), taps)
+
+
+@cache
+def default_step(settings):
+    losses = ours.default_losses(settings)
+    return ours.make_step(VGG, settings, losses, ours.default_optimizer(settings))
+
+
+def begin(settings, network=VGG):
+    phi = weights(network)
+    params = used_params(network, phi, settings.taps)
+    optimizer = ours.default_optimizer(settings)
+    source, target = images()
+    return ours.init(
+        params, phi, source, target, backbone=network, config=settings, optimizer=optimizer
+    )
+
+
+def make_step(settings, losses, network=VGG):
+    return ours.make_step(network, settings, losses, ours.default_optimizer(settings))
+
+
+def drift(x):
+    """A loss that is cheap to compile: only the weights are looked at."""
+    return sum(jnp.sum((a - 1) ** 2) for a in jax.tree.leaves(x.params))
+
+
+def same_bits(a, b):
+    chex.assert_trees_all_equal_shapes_and_dtypes(a, b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+# State
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_step_keeps_the_tree_and_takes_the_state(key, shared):
+    settings = config(shared_weights=shared)
+    state, pair = begin(settings)
+    assert set(state.params) == ({"shared"} if shared else {"source", "target"})
+    before = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    old = jax.tree.leaves(state.params)
+    step = make_step(settings, {"drift": (1.0, drift)})
+    state, info = step(key, state, pair)
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, state)
+    assert int(state.step) == 1
+    assert bool(info.finite)
+    assert all(leaf.is_deleted() for leaf in old)  # donated
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(pair))
+
+
+def test_one_trace_serves_all_steps(key):
+    traced = []
+
+    def counted(x):
+        traced.append(1)
+        return drift(x)
+
+    settings = config()
+    state, pair = begin(settings)
+    step = make_step(settings, {"counted": (1.0, counted)})
+    state = ours.run(key, state, pair, step=step, num_steps=6)
+    ours.run(key, state, pair, step=step, num_steps=9)
+    assert len(traced) == 1
+
+
+def test_weights_begin_apart_and_equal():
+    settings = config()
+    state, pair = begin(settings)
+    assert ours.source_params(state.params) is not ours.target_params(state.params)
+    same_bits(ours.source_params(state.params), ours.target_params(state.params))
+    same_bits(state.params, pair.start)
+    state, _ = begin(config(shared_weights=True))
+    assert ours.source_params(state.params) is ours.target_params(state.params)
+
+
+# Steps
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
+def test_forty_steps_lower_the_loss(key, shared):
+    settings = config(shared_weights=shared, num_queries=0)
+    state, pair = begin(settings)
+    rows = []
+    end = ours.run(
+        key,
+        state,
+        pair,
+        step=default_step(settings),
+        num_steps=40,
+        on_step=lambda number, state, row: rows.append(row["loss"]),
+    )
+    assert len(rows) == 40
+    assert np.isfinite(rows).all()
+    assert rows[-1] < 0.98 * rows[0]
+    assert np.mean(rows[-5:]) < np.mean(rows[:5])
+    if not shared:
+        moved = [
+            np.abs(a - b).max()
+            for a, b in zip(
+                jax.tree.leaves(end.params["source"]),
+                jax.tree.leaves(end.params["target"]),
+                strict=True,
+            )
+        ]
+        assert max(moved) > 1e-4
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_terms_sum_to_the_loss(key, augment):
+    settings = config(augment=augment, lambda_cycle=0.5, lambda_anchor=2.0)
+    losses = ours.default_losses(settings)
+    _, pair = begin(settings)
+    moved = jax.tree.map(lambda leaf: leaf * 1.01, pair.start)
+    loss, terms = jax.jit(ours.make_loss(VGG, settings, losses))(moved, pair, key)
+    assert set(terms) == {"contrastive", "perceptual", "contextual", "cycle", "anchor"}
+    assert all(float(value) > 0 for value in terms.values())
+    np.testing.assert_allclose(float(loss), sum(map(float, terms.values())), rtol=1e-5)
+
+
+def test_the_augmented_pair_passes_beside_the_original(key):
+    shapes = {}
+
+    def look(x):
+        shapes.update(source=x.source.shape, target=x.target.shape, warped=x.warped.shape)
+        shapes.update(phi=x.target_phi["relu1_1"].shape)
+        original = jnp.max(jnp.abs(x.source[0] - x.source[1]))
+        return original + drift(x)
+
+    settings = config(augment=True)
+    _, pair = begin(settings)
+    loss_fn = ours.make_loss(VGG, settings, {"look": (1.0, look)})
+    loss, _ = loss_fn(pair.start, pair, key)
+    assert shapes["source"] == shapes["target"] == shapes["warped"] == (2, SIZE, SIZE, 3)
+    assert shapes["phi"][0] == 2
+    assert float(loss) > float(drift(NamespaceParams(pair.start)))  # the two sources differ
+
+
+class NamespaceParams:
+    """As much of LossInputs as `drift` looks at."""
+
+    def __init__(self, params):
+        self.params = params
+
+
+def test_a_weight_of_zero_is_not_computed(key):
+    def never(x):
+        raise AssertionError("traced")
+
+    settings = config()
+    state, pair = begin(settings)
+    step = make_step(settings, {"never": (0.0, never), "drift": (0.5, drift)})
+    _, info = step(key, state, pair)
+    assert set(info.terms) == {"drift"}
+
+
+def test_same_key_same_bits_and_another_key_differs(key):
+    settings = config()
+    step = default_step(settings)
+    ends = []
+    for each in (key, key, jax.random.key(1)):
+        state, pair = begin(settings)
+        ends.append(ours.run(each, state, pair, step=step, num_steps=3))
+    same_bits(ends[0], ends[1])
+    first, other = (jax.tree.leaves(end.params) for end in (ends[0], ends[2]))
+    assert any(np.any(a != b) for a, b in zip(first, other, strict=True))
+
+
+def test_saved_and_resumed_equals_unbroken(key, tmp_path):
+    settings = config()
+    step = default_step(settings)
+    state, pair = begin(settings)
+    unbroken = ours.run(key, state, pair, step=step, num_steps=6)
+    state, pair = begin(settings)
+    half = ours.run(key, state, pair, step=step, num_steps=3)
+    checkpoint.save(tmp_path / "state", 3, half)
+    like, _ = begin(settings)
+    restored = checkpoint.restore(tmp_path / "state", like)
+    assert int(restored.step) == 3
+    same_bits(restored, half)
+    same_bits(ours.run(key, restored, pair, step=step, num_steps=6), unbroken)
+
+
+def test_no_steps_change_nothing(key):
+    settings = config()
+    state, pair = begin(settings)
+    end = ours.run(key, state, pair, step=None, num_steps=0)
+    assert end is state
+    same_bits(end.params, pair.start)
+
+
+# Failure
+
+
+def nan_at(key, number):
+    """A loss that is nan in one step: without augmentation the loss sees the step's own key."""
+    marked = jax.random.key_data(jax.random.fold_in(key, number - 1))
+
+    def loss(x):
+        hit = jnp.all(jax.random.key_data(x.key) == marked)
+        return jnp.where(hit, jnp.nan, 0.0) + 0.0 * drift(x)
+
+    return loss
+
+
+def test_nan_names_step_and_term_and_keeps_the_last_good_state(key):
+    settings = config()
+    losses = {"drift": (1.0, drift), "broken": (1.0, nan_at(key, 2))}
+    step = make_step(settings, losses)
+    state, pair = begin(settings)
+    good = ours.run(key, state, pair, step=step, num_steps=1)
+    good = jax.tree.map(np.asarray, good)
+    state, pair = begin(settings)
+    with pytest.raises(ours.NonFiniteError, match="step 2: loss term 'broken'") as caught:
+        ours.run(key, state, pair, step=step, num_steps=5)
+    assert int(caught.value.state.step) == 1
+    same_bits(jax.tree.map(np.asarray, caught.value.state), good)
+
+
+def test_a_gradient_that_is_not_finite_is_noticed(key):
+    settings = config()
+    losses = {"root": (1.0, lambda x: jnp.sqrt(0.0 * drift(x)))}
+    state, pair = begin(settings)
+    with pytest.raises(ours.NonFiniteError, match="step 1: a gradient"):
+        ours.run(key, state, pair, step=make_step(settings, losses), num_steps=5)
+
+
+# Optimiser and gradient
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_default_optimizer_is_the_one_named(name):
+    settings = config(optimizer=name, learning_rate=0.01, beta1=0.3, beta2=0.9)
+    expected = optax.adam(0.01, b1=0.3, b2=0.9) if name == "adam" else optax.sgd(0.01)
+    params = {"w": jnp.arange(3.0)}
+    states = [one.init(params) for one in (ours.default_optimizer(settings), expected)]
+    for gradient in ({"w": jnp.ones(3)}, {"w": jnp.array([1.0, -2.0, 0.0])}):
+        found, states[0] = ours.default_optimizer(settings).update(gradient, states[0])
+        wanted, states[1] = expected.update(gradient, states[1])
+        np.testing.assert_array_equal(found["w"], wanted["w"])
+
+
+def test_gradient_is_that_of_finite_differences(x64, key):
+    settings = config(lambda_cycle=0.5, lambda_anchor=2.0, alpha=10.0)
+    _, pair = begin(settings)
+    pair = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), pair)
+    rng = np.random.default_rng(0)
+    params, direction = (
+        jax.tree.map(lambda leaf: leaf * (1 - add) + size * rng.normal(size=leaf.shape), pair.start)
+        for add, size in ((0, 0.05), (1, 1.0))
+    )
+    losses = ours.default_losses(settings)
+    loss_fn = ours.make_loss(VGG, settings, losses)
+    value = jax.jit(lambda params: loss_fn(params, pair, key)[0])
+    assert value(params).dtype == jnp.float64
+    gradient = jax.jit(jax.grad(value))(params)
+    along = sum(
+        float(jnp.vdot(g, d))
+        for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    )
+    eps = 1e-7
+    up, down = (
+        float(value(jax.tree.map(lambda p, d, sign=sign: p + sign * eps * d, params, direction)))
+        for sign in (1, -1)
+    )
+    assert abs(along) > 1e-3
+    np.testing.assert_allclose(along, (up - down) / (2 * eps), rtol=1e-5)
+
+
+# Warp and other networks
+
+
+def test_warp_of_the_pair(key):
+    settings = config()
+    _, pair = begin(settings)
+    warp = ours.make_warp(VGG, settings)(pair.start, pair)
+    assert warp.soft.shape == warp.voted.shape == (1, SIZE, SIZE, 3)
+    assert warp.best.shape == warp.confidence.shape == (1, GRID * GRID)
+    for picture in (warp.soft, warp.voted):
+        assert picture.min() >= pair.target.min() - 1e-5
+        assert picture.max() <= pair.target.max() + 1e-5
+    assert np.all((warp.best >= 0) & (warp.best < GRID * GRID))
+    assert np.all((warp.confidence > 0) & (warp.confidence <= 1 + 1e-6))
+
+
+def test_resnet_is_tuned_and_its_statistics_stay(key):
+    settings = config(
+        taps=("layer1", "layer2"), gram_taps=("layer1",), contextual_taps=("layer2",)
+    )
+    state, pair = begin(settings, RESNET)
+    step = make_step(settings, ours.default_losses(settings), RESNET)
+    end = ours.run(key, state, pair, step=step, num_steps=2)
+    moved = {"stays": [], "tuned": []}
+
+    def compare(path, new, old):
+        kind = "stays" if path[-1].key in ("mean", "var") else "tuned"
+        moved[kind].append(bool(np.any(new != old)))
+
+    jax.tree_util.tree_map_with_path(compare, end.params, pair.start)
+    assert len(moved["stays"]) > 4
+    assert not any(moved["stays"])
+    assert any(moved["tuned"])

@@ -1,0 +1,109 @@
+"""The final picture: which of the two is used, and joining their frequency bands."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oeft_jax.config import RefineConfig
+from oeft_jax.inversion import Hypothesis
+from oeft_jax.refine import two_bands, use_generator
+
+
+def hypothesis(psnr):
+    return Hypothesis(4, 10, np.zeros((8, 8, 3), np.float32), 0.1, psnr)
+
+
+def smooth_picture(size, seed=0):
+    """Random, within [0.35, 0.65], so that cubic overshoot is never clipped."""
+    values = np.random.default_rng(seed).uniform(0.35, 0.65, (size, size, 3))
+    return values.astype(np.float32)
+
+
+def shrink(image, size):
+    return np.asarray(jax.image.resize(jnp.asarray(image), (size, size, 3), "cubic"))
+
+
+@pytest.mark.parametrize(("small", "size"), [(8, 16), (8, 32), (16, 24)])
+def test_result_has_the_warps_size_and_range(small, size):
+    image, warped = np.ones((small, small, 3), np.float32), smooth_picture(size)
+    warped[0, 0] = 1.0
+    joined = two_bands(image, warped)
+    assert joined.shape == (size, size, 3)
+    assert joined.dtype == np.float32
+    assert joined.min() >= 0
+    assert joined.max() <= 1
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_generator_at_least_as_large_as_the_warp_is_returned_as_it_is(size):
+    image = smooth_picture(16, seed=1)
+    assert two_bands(image, smooth_picture(size)) is image
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_generator_that_equals_the_shrunk_warp_gives_back_the_warp(factor):
+    warped = smooth_picture(32)
+    joined = two_bands(shrink(warped, 32 // factor), warped)
+    np.testing.assert_allclose(joined, warped, rtol=0, atol=1e-5)
+
+
+def test_detail_comes_from_the_warp_and_mean_colour_from_the_generator():
+    warped = smooth_picture(32)
+    image = np.broadcast_to(np.float32([0.3, 0.5, 0.6]), (8, 8, 3))
+    joined = two_bands(image, warped)
+    np.testing.assert_allclose(joined.mean(axis=(0, 1)), [0.3, 0.5, 0.6], rtol=0, atol=5e-3)
+    assert np.abs(warped.mean(axis=(0, 1)) - [0.3, 0.5, 0.6]).max() > 0.1
+
+    def detail(picture):
+        low = np.asarray(jax.image.resize(shrink(picture, 8), (32, 32, 3), "cubic"))
+        return (picture - low).ravel()
+
+    assert np.corrcoef(detail(joined), detail(warped))[0, 1] > 0.99
+    assert 0.9 < np.std(detail(joined)) / np.std(detail(warped)) < 1.1
+
+
+def test_smooth_warp_adds_no_detail_to_the_generators_picture():
+    image = smooth_picture(8, seed=2)
+    joined = two_bands(image, np.full((32, 32, 3), 0.9, np.float32))
+    expected = jax.image.resize(jnp.asarray(image), (32, 32, 3), "cubic")
+    np.testing.assert_allclose(joined, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "psnr", "uses", "sentence"),
+    [
+        ("never", 40.0, False, "The generator was not asked for; the result is the warp."),
+        (
+            "always",
+            5.0,
+            True,
+            "The generator's picture is used as asked; "
+            "the best inversion reaches 5.0 dB against the warp.",
+        ),
+        (
+            "auto",
+            21.99,
+            False,
+            "The generator is the limit: the best inversion reaches 22.0 dB against the warp, "
+            "less than 22 dB, so this picture is outside what it can make; the result is the warp.",
+        ),
+        (
+            "auto",
+            22.0,
+            True,
+            "The generator's picture is used: the best inversion reaches 22.0 dB against the warp.",
+        ),
+    ],
+)
+def test_each_mode_decides_and_says_why(mode, psnr, uses, sentence):
+    config = RefineConfig(mode=mode, limit=22.0)
+    assert use_generator(hypothesis(psnr), config) == (uses, sentence)
+
+
+def test_limit_is_the_settings():
+    assert use_generator(hypothesis(20.0), RefineConfig(limit=19.5))[0]
+    used, sentence = use_generator(hypothesis(20.0), RefineConfig(limit=24.5))
+    assert not used
+    assert "20.0 dB" in sentence
+    assert "24.5 dB" in sentence
