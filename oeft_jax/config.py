@@ -28,7 +28,7 @@ def option(default: Any, text: str, **extra: Any) -> Any:
 class CorrespondenceConfig:
     """Stage 1: correspondence fine-tuning (Sec. 3.2)."""
 
-    steps: int = option(60, "fine-tuning steps; 0 gives the untuned warp", low=0)
+    steps: int = option(40, "fine-tuning steps; 0 gives the untuned warp", low=0)
     features: str = option("bundled", "feature network: 'bundled' or a .safetensors file")
     image_size: int = option(256, "side in pixels that both photos are brought to", low=32)
     fit: str = option("crop", "how photos become square", choices=FITS)
@@ -40,7 +40,7 @@ class CorrespondenceConfig:
     centre: str = option("positions", "what the mean is taken over (Eq. 4-5)", choices=CENTRES)
     neighbourhood: int = option(1, "cells on a side of what is matched", choices=(1, 3))
     shared_weights: bool = option(False, "one network for source and target, not two copies")
-    alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0)
+    alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
     warp: str = option("patch", "soft warp during tuning", choices=WARPS)
     finish: str = option("voted", "the written warp", choices=FINISHES)
     temperature: float = option(0.07, "of InfoNCE (Eq. 7)", low=1e-4)
@@ -60,7 +60,7 @@ class CorrespondenceConfig:
     contextual_bandwidth: float = option(0.1, "h of the contextual loss", low=1e-4)
     augment: bool = option(True, "pass an augmented pair beside the original one")
     optimizer: str = option("adam", "of the networks", choices=OPTIMIZERS)
-    learning_rate: float = option(1e-4, "of the networks", low=0)
+    learning_rate: float = option(1e-4, "of the networks", low=0, high=1e3)
     beta1: float = option(0.5, "Adam's first decay", low=0, high=1)
     beta2: float = option(0.999, "Adam's second decay", low=0, high=1)
 
@@ -70,11 +70,11 @@ class InversionConfig:
     """Stage 2: multiple GAN inversion (Sec. 3.3)."""
 
     generator: str = option("bundled", "generator: 'bundled' or a .safetensors file")
-    composing_layers: tuple[int, ...] = option((4, 6, 8), "layers where codes are composed")
+    composing_layers: tuple[int, ...] = option((4, 6), "layers where codes are composed")
     num_codes: tuple[int, ...] = option((10, 20), "latent codes for each hypothesis")
     steps: int = option(100, "inversion steps", low=1)
     optimizer: str = option("adam", "of codes and importances", choices=OPTIMIZERS)
-    learning_rate: float = option(0.05, "of codes and importances", low=0)
+    learning_rate: float = option(0.15, "of codes and importances", low=0, high=1e3)
     l1: float = option(0.0, "weight of mean |down(y) - r|", low=0)
     l2: float = option(1.0, "weight of mean (down(y) - r)^2, in [-1, 1]", low=0)
     perceptual: float = option(0.2, "weight of the feature distance", low=0)

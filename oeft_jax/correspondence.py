@@ -251,8 +251,8 @@ def make_step(
 ) -> StepFn:
     """The jitted step (key, state, pair) -> (state, info); the state passed in is donated.
 
-    A step whose loss or gradient is not finite changes nothing but the counter, so the state that
-    comes back is always the last good one. One step is one program and the loop is Python's: a
+    A step whose loss or gradient is not finite changes nothing, nor does it count, so the state
+    that comes back is always the last good one. One step is one program and the loop is Python's: a
     convolution's weight gradient inside a compiled loop is slow on CPUs.
     """
     loss_fn = make_loss(backbone, config, losses)

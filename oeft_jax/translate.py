@@ -32,9 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"oeft_jax: the files could not be written: {error}.", file=sys.stderr)
         return 1
-    except (NonFiniteError, KeyboardInterrupt) as error:
-        reason = str(error) or "interrupted"
-        print(f"oeft_jax: {reason} Continue with --resume.", file=sys.stderr)
+    except NonFiniteError as error:  # --resume would repeat it, and takes no other settings
+        print(f"oeft_jax: {error} Start anew with --overwrite.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("oeft_jax: interrupted. Continue with --resume.", file=sys.stderr)
         return 1
 
 

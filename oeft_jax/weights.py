@@ -54,7 +54,7 @@ def save_weights(
         for name, leaf in flatten_dict(params, sep="/").items()
     }
     header = {"network": network, "config": json.dumps(dict(config), sort_keys=True)}
-    payload = save(dict(sorted(flat.items())), metadata={**(metadata or {}), **header})
+    payload = _ordered(save(dict(sorted(flat.items())), metadata={**(metadata or {}), **header}))
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(payload)
@@ -62,6 +62,14 @@ def save_weights(
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _ordered(payload: bytes) -> bytes:
+    """The same file with a sorted header: safetensors writes the metadata in random order."""
+    size = int.from_bytes(payload[:8], "little")
+    text = json.dumps(json.loads(payload[8 : 8 + size]), sort_keys=True, separators=(",", ":"))
+    header = text.encode() + b" " * (-len(text) % 8)
+    return len(header).to_bytes(8, "little") + header + payload[8 + size :]
 
 
 def load_weights(path: Path | str, *, origin: str | None = None) -> Weights:
@@ -85,7 +93,7 @@ def load_weights(path: Path | str, *, origin: str | None = None) -> Weights:
     try:
         network = header.pop("network")
         config = json.loads(header.pop("config"))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: has no description of its network; "
             "accepted: a file written by weights_convert or by training."
@@ -95,9 +103,11 @@ def load_weights(path: Path | str, *, origin: str | None = None) -> Weights:
     bad = [name for name, leaf in flat.items() if not np.all(np.isfinite(leaf))]
     if bad:
         raise InputError(f"{path}: holds non-finite values in {bad[0]!r}; get the file anew.")
-    params = unflatten_dict(
-        {name: jnp.asarray(leaf, jnp.float32) for name, leaf in flat.items()}, sep="/"
-    )
+    leaves = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in flat.items()}
+    try:
+        params = unflatten_dict(leaves, sep="/")
+    except TypeError as error:
+        raise InputError(f"{path}: uses one name as both an array and a group.") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Weights(params, network, config, header, digest, origin or str(path))
 

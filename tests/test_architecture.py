@@ -21,7 +21,8 @@ LEVELS = (  # a module imports only from the lines above its own
     ("inversion",),
     ("refine",),
     ("pipeline",),
-    ("", "progress", "report"),  # "" is the package itself
+    ("",),  # the package itself
+    ("progress", "report"),
     ("translate",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -44,7 +44,8 @@ def images():
 @cache
 def weights(network):
     taps = SMALL["taps"] if network is VGG else ("layer1", "layer2")
-    return network.init(jax.random.key(7), taps)
+    params = network.init(jax.random.key(7), taps)
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)  # in an x64 test too
 
 
 @cache
@@ -126,7 +127,8 @@ def test_weights_begin_apart_and_equal():
 
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 def test_forty_steps_lower_the_loss(key, shared):
-    settings = config(shared_weights=shared, num_queries=0)
+    # At alpha 100 the warp is nearly an argmax: a network this small then needs tiny steps.
+    settings = config(shared_weights=shared, num_queries=0, alpha=10.0, learning_rate=3e-4)
     state, pair = begin(settings)
     rows = []
     end = ours.run(
@@ -139,7 +141,7 @@ def test_forty_steps_lower_the_loss(key, shared):
     )
     assert len(rows) == 40
     assert np.isfinite(rows).all()
-    assert rows[-1] < 0.98 * rows[0]
+    assert rows[-1] < 0.97 * rows[0]
     assert np.mean(rows[-5:]) < np.mean(rows[:5])
     if not shared:
         moved = [
@@ -292,10 +294,12 @@ def test_gradient_is_that_of_finite_differences(x64, key):
     _, pair = begin(settings)
     pair = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), pair)
     rng = np.random.default_rng(0)
-    params, direction = (
-        jax.tree.map(lambda leaf: leaf * (1 - add) + size * rng.normal(size=leaf.shape), pair.start)
-        for add, size in ((0, 0.05), (1, 1.0))
-    )
+
+    def noise(leaf):
+        return jnp.asarray(rng.normal(size=leaf.shape))
+
+    params = jax.tree.map(lambda leaf: leaf + 0.05 * noise(leaf), pair.start)
+    direction = jax.tree.map(noise, pair.start)
     losses = ours.default_losses(settings)
     loss_fn = ours.make_loss(VGG, settings, losses)
     value = jax.jit(lambda params: loss_fn(params, pair, key)[0])
@@ -331,9 +335,7 @@ def test_warp_of_the_pair(key):
 
 
 def test_resnet_is_tuned_and_its_statistics_stay(key):
-    settings = config(
-        taps=("layer1", "layer2"), gram_taps=("layer1",), contextual_taps=("layer2",)
-    )
+    settings = config(taps=("layer1", "layer2"), gram_taps=("layer1",), contextual_taps=("layer2",))
     state, pair = begin(settings, RESNET)
     step = make_step(settings, ours.default_losses(settings), RESNET)
     end = ours.run(key, state, pair, step=step, num_steps=2)

@@ -5,7 +5,6 @@ import importlib
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -45,9 +44,8 @@ def test_extending_program_runs(title):
         assert np.all(np.isfinite(image))
         assert image.min() >= 0
         assert image.max() <= 1
-        assert names["result"].uses_generator
     if "warps" in names:
-        assert bool(jax.numpy.isfinite(names["warps"]).all())
+        assert np.all(np.isfinite(names["warps"]))
 
 
 def test_method_names_what_exists():
@@ -64,7 +62,13 @@ def test_method_maps_every_equation_section_and_figure():
     table = METHOD.split("## ")[1]
     for number in range(1, 13):
         assert re.search(rf"^\| Eq\. {number} ", table, re.MULTILINE), number
-    for place in ("Sec. 3.1", "Sec. 3.2", "Sec. 3.3", "Sec. 4.1", *(f"Fig. {n}" for n in (3, 5, 6, 7))):
+    for place in (
+        "Sec. 3.1",
+        "Sec. 3.2",
+        "Sec. 3.3",
+        "Sec. 4.1",
+        *(f"Fig. {n}" for n in (3, 5, 6, 7)),
+    ):
         assert re.search(rf"^\| {re.escape(place)} ", table, re.MULTILINE), place
 
 
@@ -84,7 +88,9 @@ def test_method_lists_where_the_presets_differ():
         for key in bundled
         if bundled[key] != paper[key]
     }
-    assert {(s, n): (a, b) for s, n, a, b in TABLE_ROW.findall(METHOD)} == expected
+    rows = [f"| `{s}.{n}` | `{a}` | `{b}` |" for (s, n), (a, b) in expected.items()]
+    listed = {(s, n): (a, b) for s, n, a, b in TABLE_ROW.findall(METHOD)}
+    assert listed == expected, "the table should be:\n" + "\n".join(rows)
 
 
 def _shown(value):

@@ -15,9 +15,9 @@ from oeft_jax._checks import InputError
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 
-def each_way(function, first):
-    """Jitted for every case, and eager for the first."""
-    return (jax.jit(function), function) if first else (jax.jit(function),)
+warp = jax.jit(ours.warp)
+warp_image = jax.jit(ours.warp_image, static_argnames="mode")
+voted_warp = jax.jit(ours.voted_warp, static_argnames="overlap")
 
 
 def cosines(seed, n, p, q):
@@ -41,8 +41,8 @@ def identity(n, cells):
 def test_warp_is_the_softmax_of_loops(n, p, q, d, alpha):
     values, matrix = cosines(0, n, q, d), cosines(1, n, p, q)
     expected = oracle.warp(values, matrix, alpha)
-    for run in each_way(lambda v, m: ours.warp(v, m, alpha=alpha), n == 2):
-        found = run(values, matrix)
+    for run in (warp, ours.warp) if n == 2 else (warp,):
+        found = run(values, matrix, alpha=alpha)
         assert found.shape == (n, p, d)
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
@@ -60,8 +60,8 @@ def test_warp_in_double_precision_is_the_oracle(x64):
 def test_patch_warp_is_the_loops(n, size, cells):
     target, matrix = images(0, n, size), cosines(1, n, cells, cells)
     expected = oracle.patch_warp(target, matrix, 5.0)
-    for run in each_way(lambda t, m: ours.warp_image(t, m, alpha=5.0), n == 2):
-        found = run(target, matrix)
+    for run in (warp_image, ours.warp_image) if n == 2 else (warp_image,):
+        found = run(target, matrix, alpha=5.0)
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
 
 
@@ -69,8 +69,8 @@ def test_patch_warp_is_the_loops(n, size, cells):
 def test_pooled_warp_is_the_loops(n, size, p, q):
     target, matrix = images(0, n, size), cosines(1, n, p, q)
     expected = oracle.pooled_warp(target, matrix, 5.0)
-    for run in each_way(lambda t, m: ours.warp_image(t, m, alpha=5.0, mode="pooled"), p == 9):
-        found = run(target, matrix)
+    for run in (warp_image, ours.warp_image) if p == 9 else (warp_image,):
+        found = run(target, matrix, alpha=5.0, mode="pooled")
         assert found.shape == (n, size, size, 3)
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
 
@@ -82,9 +82,8 @@ def test_pooled_warp_is_the_loops(n, size, p, q):
 def test_voted_warp_is_the_loops(n, size, p, q, overlap):
     target, matrix = images(2, n, size), cosines(3, n, p, q)
     expected = oracle.voted_warp(target, matrix, overlap)
-    first = (size, p, overlap) == (8, 16, 2)
-    for run in each_way(lambda t, m: ours.voted_warp(t, m, overlap=overlap), first):
-        found = run(target, matrix)
+    for run in (voted_warp, ours.voted_warp) if overlap == 1 else (voted_warp,):
+        found = run(target, matrix, overlap=overlap)
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
 
@@ -94,7 +93,7 @@ def test_voted_warp_is_the_loops(n, size, p, q, overlap):
 
 def test_warp_at_infinite_alpha_is_the_argmax():
     values, matrix = cosines(4, 2, 9, 3), cosines(5, 2, 4, 9)
-    found = ours.warp(values, matrix, alpha=1e6)
+    found = warp(values, matrix, alpha=1e6)
     expected = np.take_along_axis(values, matrix.argmax(-1)[..., None], axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -102,14 +101,14 @@ def test_warp_at_infinite_alpha_is_the_argmax():
 def test_warp_at_alpha_zero_is_the_mean():
     values, matrix = cosines(4, 2, 9, 3), cosines(5, 2, 4, 9)
     expected = np.broadcast_to(values.mean(1, keepdims=True), (2, 4, 3))
-    np.testing.assert_allclose(ours.warp(values, matrix, alpha=0.0), expected, atol=1e-6)
+    np.testing.assert_allclose(warp(values, matrix, alpha=0.0), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 100.0])
 def test_warp_of_one_target_cell_returns_that_cell(alpha):
     values, matrix = cosines(6, 2, 1, 3), cosines(7, 2, 4, 1)
     expected = np.broadcast_to(values, (2, 4, 3))
-    np.testing.assert_allclose(ours.warp(values, matrix, alpha=alpha), expected, atol=1e-7)
+    np.testing.assert_allclose(warp(values, matrix, alpha=alpha), expected, atol=1e-7)
 
 
 def test_image_with_distinct_cells_warps_to_itself_at_large_alpha():
@@ -119,22 +118,22 @@ def test_image_with_distinct_cells_warps_to_itself_at_large_alpha():
     unit = centred / jnp.linalg.norm(centred, axis=-1, keepdims=True)
     matrix = jnp.einsum("npc,nqc->npq", unit, unit)
     assert np.max(matrix - 2 * np.eye(16)[None]) < 0.98  # distinct
-    np.testing.assert_allclose(ours.warp_image(target, matrix, alpha=2000.0), target, atol=1e-6)
-    np.testing.assert_allclose(ours.voted_warp(target, matrix), target, atol=1e-6)
+    np.testing.assert_allclose(warp_image(target, matrix, alpha=2000.0), target, atol=1e-6)
+    np.testing.assert_allclose(voted_warp(target, matrix), target, atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "cells", "overlap"), [(8, 16, 2), (9, 9, 2), (6, 9, 3), (4, 1, 1)])
+@pytest.mark.parametrize(
+    ("size", "cells", "overlap"), [(8, 16, 2), (9, 9, 2), (6, 9, 3), (4, 1, 1)]
+)
 def test_voted_warp_of_the_identity_gives_the_target_back(size, cells, overlap):
     target = images(9, 2, size)
-    found = jax.jit(lambda t, m: ours.voted_warp(t, m, overlap=overlap))(
-        target, identity(2, cells)
-    )
+    found = voted_warp(target, identity(2, cells), overlap=overlap)
     np.testing.assert_allclose(found, target, atol=1e-6)
 
 
 def test_pooled_warp_of_a_constant_image_is_that_image():
     target = jnp.full((1, 8, 8, 3), 0.3)
-    found = ours.warp_image(target, cosines(0, 1, 16, 16), alpha=10.0, mode="pooled")
+    found = warp_image(target, cosines(0, 1, 16, 16), alpha=10.0, mode="pooled")
     np.testing.assert_allclose(found, 0.3, atol=1e-6)
 
 
@@ -145,7 +144,7 @@ def test_pooled_warp_of_a_constant_image_is_that_image():
 @given(seed=st.integers(0, 99), alpha=st.floats(0, 1000), low=st.floats(-5, 5))
 def test_warp_stays_inside_the_range_of_its_values(seed, alpha, low):
     values = np.float32(low) + cosines(seed, 1, 9, 2)
-    found = np.asarray(ours.warp(values, cosines(seed + 1, 1, 4, 9), alpha=alpha))
+    found = np.asarray(warp(values, cosines(seed + 1, 1, 4, 9), alpha=alpha))
     assert np.all(found >= values.min(1) - 1e-5)
     assert np.all(found <= values.max(1) + 1e-5)
 
@@ -153,8 +152,8 @@ def test_warp_stays_inside_the_range_of_its_values(seed, alpha, low):
 @pytest.mark.parametrize("seed", range(3))
 def test_image_warps_stay_inside_the_range_of_the_target(seed):
     target, matrix = 0.2 + 0.5 * images(seed, 2, 8), cosines(seed, 2, 16, 16)
-    results = [ours.warp_image(target, matrix, alpha=20.0, mode=mode) for mode in ours.WARPS]
-    for found in [*results, ours.voted_warp(target, matrix)]:
+    results = [warp_image(target, matrix, alpha=20.0, mode=mode) for mode in ours.WARPS]
+    for found in [*results, voted_warp(target, matrix)]:
         assert found.shape == target.shape
         assert found.min() >= target.min() - 1e-6
         assert found.max() <= target.max() + 1e-6
@@ -164,8 +163,8 @@ def test_image_warps_stay_inside_the_range_of_the_target(seed):
 def test_permuting_target_cells_with_their_values_leaves_the_warp(seed):
     values, matrix = cosines(seed, 2, 9, 3), cosines(seed + 9, 2, 4, 9)
     order = np.random.default_rng(seed).permutation(9)
-    found = ours.warp(values[:, order], matrix[:, :, order], alpha=20.0)
-    np.testing.assert_allclose(found, ours.warp(values, matrix, alpha=20.0), atol=1e-6)
+    found = warp(values[:, order], matrix[:, :, order], alpha=20.0)
+    np.testing.assert_allclose(found, warp(values, matrix, alpha=20.0), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ours.WARPS)
@@ -175,8 +174,8 @@ def test_permuting_source_cells_permutes_the_warp(mode):
     values = ours.image_to_patches(target, 3)
     if mode == "pooled":
         values = values.reshape(2, 9, 9, 3).mean(2)
-    found = ours.warp(values, matrix[:, order], alpha=20.0)
-    expected = ours.warp(values, matrix, alpha=20.0)[:, order]
+    found = warp(values, matrix[:, order], alpha=20.0)
+    expected = warp(values, matrix, alpha=20.0)[:, order]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -209,7 +208,9 @@ def test_warp_gradient_is_the_finite_difference(x64):
     values = jnp.asarray(cosines(0, 1, 4, 3), jnp.float64)
     matrix = jnp.asarray(cosines(1, 1, 4, 4), jnp.float64)
     target = jnp.asarray(images(2, 1, 4), jnp.float64)
-    check_grads(jax.jit(lambda v, m: ours.warp(v, m, alpha=7.0)), (values, matrix), 1, modes=["rev"])
+    check_grads(
+        jax.jit(lambda v, m: ours.warp(v, m, alpha=7.0)), (values, matrix), 1, modes=["rev"]
+    )
     for mode in ours.WARPS:
         check_grads(
             jax.jit(lambda t, m, mode=mode: ours.warp_image(t, m, alpha=7.0, mode=mode)),

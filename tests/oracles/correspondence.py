@@ -212,7 +212,9 @@ def gram(features):
             for col in range(w):
                 for a in range(c):
                     for b in range(c):
-                        out[k, a, b] += features[k, row, col, a] * features[k, row, col, b] / (h * w)
+                        out[k, a, b] += (
+                            features[k, row, col, a] * features[k, row, col, b] / (h * w)
+                        )
     return out
 
 

@@ -1,0 +1,309 @@
+"""translate() from arrays to arrays, through both stages of a tiny network pair."""
+
+import contextlib
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from oeft_jax import pipeline
+from oeft_jax._checks import InputError
+from oeft_jax.config import (
+    Config,
+    CorrespondenceConfig,
+    InversionConfig,
+    RefineConfig,
+    SelectionConfig,
+)
+from oeft_jax.models import backbone as models
+from oeft_jax.weights import save_weights
+
+FEATURES = {"depths": [1, 1, 1, 1, 1], "widths": [4, 4, 4, 4, 4]}
+GENERATOR = {"resolution": 16, "z_dim": 8, "fmap_base": 64, "fmap_max": 8}
+SIDE, GRID, STEPS = 32, 8, 3
+
+
+def save_tiny_weights(folder):
+    """features.safetensors and generator.safetensors with random weights."""
+    network = models.backbone("vgg", FEATURES)
+    taps = tuple(f"relu{block}_1" for block in range(1, 6))
+    params = network.init(jax.random.key(1), taps)
+    save_weights(folder / "features.safetensors", params, network="vgg", config=FEATURES)
+    params = models.generator("pggan", GENERATOR).init(jax.random.key(2))
+    save_weights(folder / "generator.safetensors", params, network="pggan", config=GENERATOR)
+    return folder
+
+
+@contextlib.contextmanager
+def compiled_once(folder):
+    """Keeps compiled programs in a folder: every run builds its programs anew otherwise."""
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+    with compiled_once(tmp_path_factory.getbasetemp() / "programs"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    return save_tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def make_config(weights):
+    """A small config; words with a double underscore reach into a section."""
+
+    def make(**changes):
+        config = Config(
+            CorrespondenceConfig(
+                steps=STEPS,
+                features=str(weights / "features.safetensors"),
+                image_size=SIDE,
+                grid=GRID,
+                taps=("relu2_1", "relu3_1"),
+                gram_taps=("relu1_1",),
+                contextual_taps=("relu2_1",),
+                num_queries=16,
+                augment=False,
+            ),
+            InversionConfig(
+                generator=str(weights / "generator.safetensors"),
+                composing_layers=(4,),
+                num_codes=(2, 3),
+                steps=4,
+            ),
+        )
+        for name, value in changes.items():
+            section, _, option = name.partition("__")
+            part = getattr(config, section)
+            part = dataclasses.replace(part, **{option: value}) if option else value
+            config = dataclasses.replace(config, **{section: part})
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Pictures of different sizes, neither square."""
+    rng = np.random.default_rng(0)
+    return rng.uniform(size=(40, 48, 3)), rng.uniform(size=(64, 36, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def plain(make_config, pair):
+    """(the translation, the progress it told) of the small config as it is."""
+    told = []
+    return pipeline.translate(*pair, make_config(), on_progress=told.append), told
+
+
+def same(a, b):
+    """Equal to the last bit, wall times aside."""
+    a, b = (result._replace(seconds={}) for result in (a, b))
+    leaves, others = jax.tree.leaves(a), jax.tree.leaves(b)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for one, other in zip(leaves, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert np.asarray(one).dtype == np.asarray(other).dtype
+
+
+# Results
+
+
+def test_shapes_and_ranges(plain):
+    result, _ = plain
+    pictures = [result.image, result.warped, result.soft_warped, result.source, result.target]
+    pictures += [image for _, image in result.history]
+    for picture in pictures:
+        assert isinstance(picture, np.ndarray)
+        assert picture.shape == (SIDE, SIDE, 3)
+        assert picture.dtype == np.float32
+        assert picture.min() >= -1e-6
+        assert picture.max() <= 1 + 1e-6
+    assert result.confidence.shape == (GRID, GRID)
+    assert np.all((result.confidence > 0) & (result.confidence <= 1 + 1e-6))
+    assert set(result.seconds) == {"correspondence", "inversion"}
+
+
+def test_history_losses_and_progress(plain):
+    result, told = plain
+    assert [mark for mark, _ in result.history] == [0, 1, STEPS]
+    np.testing.assert_array_equal(result.history[-1][1], result.soft_warped)
+    assert len(result.losses) == STEPS
+    for row in result.losses:
+        terms = [value for name, value in row.items() if name != "loss"]
+        assert len(terms) == 3
+        np.testing.assert_allclose(row["loss"], sum(terms), rtol=1e-5)
+    steps = [(one.stage, one.step, one.total) for one in told]
+    assert steps[:STEPS] == [("correspondence", n, STEPS) for n in (1, 2, 3)]
+    assert steps[STEPS:] == [("inversion", n, 4) for n in (1, 2, 3, 4)]
+    assert [one.values for one in told[:STEPS]] == list(result.losses)
+
+
+def test_every_hypothesis_is_scored(plain):
+    result, _ = plain
+    assert [(h.composing_layer, h.num_codes) for h in result.hypotheses] == [(4, 2), (4, 3)]
+    assert all(h.image.shape == (16, 16, 3) for h in result.hypotheses)
+    assert len(result.choice.scores) == len(result.choice.eligible) == 2
+    assert result.choice.eligible[result.choice.chosen]
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "uses"),
+    [("never", 22.0, False), ("always", 22.0, True), ("auto", 0.0, True), ("auto", 99.0, False)],
+)
+def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limit, uses):
+    config = make_config(refine=RefineConfig(mode, limit), correspondence__steps=0)
+    result = pipeline.translate(*pair, config)
+    assert result.uses_generator is uses
+    assert len(result.hypotheses) == (0 if mode == "never" else 2)
+    assert (result.choice is None) == (mode == "never")
+    assert result.image.shape == result.warped.shape  # the generator's 16 pixels are not the limit
+    assert np.array_equal(result.image, result.warped) != uses
+    assert result.verdict.endswith(".")
+    assert result.losses == ()
+    assert [mark for mark, _ in result.history] == [0]
+
+
+def test_finish_chooses_the_warp(make_config, pair, plain):
+    config = make_config(correspondence__finish="soft", refine=RefineConfig("never"))
+    result = pipeline.translate(*pair, config)
+    np.testing.assert_array_equal(result.warped, plain[0].soft_warped)
+    assert not np.array_equal(result.warped, plain[0].warped)
+
+
+# Repetition
+
+
+def test_same_seed_same_bytes_and_another_differs(make_config, pair, plain):
+    same(pipeline.translate(*pair, make_config()), plain[0])
+    other = pipeline.translate(*pair, make_config(seed=1))
+    assert not np.array_equal(other.soft_warped, plain[0].soft_warped)
+    assert other.losses != plain[0].losses
+    assert not np.array_equal(other.hypotheses[0].image, plain[0].hypotheses[0].image)
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"), [("correspondence", 2), ("inversion", 6)], ids=["tuning", "inversion"]
+)
+def test_interrupted_and_continued_equals_unbroken(
+    make_config, pair, tmp_path, monkeypatch, stage, step
+):
+    monkeypatch.setattr(pipeline, "SAVE_EVERY", 1)
+    config = make_config(inversion__composing_layers=(4, 2))
+    unbroken = pipeline.translate(*pair, config)
+
+    def stop(progress):
+        if (progress.stage, progress.step) == (stage, step):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.translate(*pair, config, on_progress=stop, state_folder=tmp_path)
+    told = []
+    again = pipeline.translate(*pair, config, on_progress=told.append, state_folder=tmp_path)
+    same(again, unbroken)
+    first = (told[0].stage, told[0].step)
+    assert first == ("correspondence", 3)  # not from the start
+    inverted = [one.step for one in told if one.stage == "inversion"]
+    assert inverted[0] == (1 if stage == "correspondence" else 5)  # a finished layer is kept
+
+
+def test_a_loss_from_outside_takes_part(make_config, pair):
+    config = make_config(refine=RefineConfig("never"), correspondence__steps=1)
+    parts = pipeline.load_parts(config)
+    mine = {"mine": (2.0, lambda x: ((x.warped - x.target) ** 2).mean())}
+    result = pipeline.translate(*pair, config, parts=parts._replace(losses=mine))
+    assert set(result.losses[0]) == {"loss", "mine"}
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("broken", "word"),
+    [
+        (np.zeros((40, 40)), "shape"),
+        (np.zeros((40, 40, 4)), "shape"),
+        (np.zeros((1, 40, 3)), "shape"),
+        (np.zeros((40, 40, 3), np.uint8), "dtype"),
+        (np.full((40, 40, 3), 255.0), "outside"),
+        (np.full((40, 40, 3), -0.1), "outside"),
+        (np.full((40, 40, 3), np.nan), "not finite"),
+    ],
+    ids=["grey", "alpha", "thin", "integer", "above", "below", "nan"],
+)
+def test_pictures_that_cannot_be_used(make_config, pair, broken, word):
+    config = make_config(refine=RefineConfig("never"))
+    parts = pipeline.load_parts(config)
+    with pytest.raises(InputError, match=f"^source .*{word}"):
+        pipeline.translate(broken, pair[1], config, parts=parts)
+    with pytest.raises(InputError, match=f"^target .*{word}"):
+        pipeline.translate(pair[0], broken, config, parts=parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"correspondence__grid": 7}, "--grid"),
+        ({"correspondence__steps": -1}, "--steps"),
+        ({"correspondence__alpha": float("nan")}, "--alpha"),
+        ({"correspondence__warp": "none"}, "--warp"),
+        ({"correspondence__taps": ()}, "--taps"),
+        ({"seed": -1}, "--seed"),
+        ({"inversion__num_codes": (0,)}, "--inversion-num-codes"),
+        ({"inversion__composing_layers": (7,)}, "--inversion-composing-layers"),
+        ({"refine": RefineConfig("sometimes")}, "--refine"),
+        ({"correspondence__taps": ("relu9_1",)}, "relu9_1"),
+        ({"correspondence__gram_taps": ("relu1_2",)}, "relu1_2"),
+        ({"selection": SelectionConfig(tap="layer1")}, "layer1"),
+        ({"inversion__perceptual_tap": "relu3_4"}, "relu3_4"),
+        ({"correspondence__features": "missing.safetensors"}, "no such weight file"),
+        ({"correspondence__features": "no_such_network"}, "not in"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_be_used(make_config, pair, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        pipeline.translate(*pair, make_config(**changes))
+    assert "accepted" in str(caught.value)
+
+
+def test_weights_of_the_wrong_kind(make_config, weights):
+    names = {role: str(weights / f"{role}.safetensors") for role in ("features", "generator")}
+    with pytest.raises(InputError, match="cannot serve as features"):
+        pipeline.load_parts(make_config(correspondence__features=names["generator"]))
+    with pytest.raises(InputError, match="cannot serve as generator"):
+        pipeline.load_parts(make_config(inversion__generator=names["features"]))
+
+
+def test_weights_shallower_than_the_taps(make_config, tmp_path):
+    network = models.backbone("vgg", FEATURES)
+    params = network.init(jax.random.key(1), ("relu2_1",))
+    save_weights(tmp_path / "shallow.safetensors", params, network="vgg", config=FEATURES)
+    with pytest.raises(InputError, match="missing conv3_1/kernel"):
+        pipeline.load_parts(
+            make_config(correspondence__features=str(tmp_path / "shallow.safetensors"))
+        )
+
+
+def test_without_a_generator_none_is_loaded(make_config):
+    config = make_config(inversion__generator="nowhere.safetensors", refine=RefineConfig("never"))
+    parts = pipeline.load_parts(config)
+    assert parts.generator is None
+    assert [weights.network for weights in parts.weights] == ["vgg"]
