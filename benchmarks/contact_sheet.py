@@ -55,13 +55,13 @@ def rows_to_sheet(rows: list[tuple[str, oeft_jax.Translation]]) -> Image.Image:
 
 def entry(pair: dict[str, Any], result: oeft_jax.Translation) -> dict[str, Any]:
     """Numbers of one pair."""
-    psnr = [round(one.psnr, 2) for one in result.hypotheses]
     return {
         "id": pair["id"],
         "seconds": {name: round(value, 1) for name, value in result.seconds.items()},
         "first_losses": result.losses[0] if result.losses else {},
         "final_losses": result.losses[-1] if result.losses else {},
-        "psnr_db": psnr,
+        "psnr_db": [round(one.psnr, 2) for one in result.hypotheses],
+        "ssim": [round(one.ssim, 3) for one in result.hypotheses],
         "verdict": result.verdict,
     }
 

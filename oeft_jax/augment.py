@@ -59,10 +59,12 @@ def affine_matrix(key: jax.Array, size: int, ranges: Geometric) -> jax.Array:
     shear = jnp.tan(jnp.deg2rad(ranges.shear) * jax.random.uniform(keys[2], (), minval=-1.0))
     shift = ranges.translation * size * jax.random.uniform(keys[3], (2,), minval=-1.0)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    turn = jnp.array([[cos, -sin], [sin, cos]]) @ jnp.array([[1.0, shear], [0.0, 1.0]])
+    turn = jnp.array([[cos, cos * shear - sin], [sin, sin * shear + cos]])  # rotation @ shear
     linear = turn / zoom
     middle = jnp.full((2,), (size - 1) / 2)
-    offset = middle - linear @ middle + shift  # the centre stays, up to the shift
+    offset = (
+        middle - jnp.sum(linear * middle[None, :], axis=1) + shift
+    )  # the centre stays, up to the shift
     return jnp.eye(3).at[:2, :2].set(linear).at[:2, 2].set(offset)
 
 
@@ -81,4 +83,6 @@ def affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
     """Resamples [h, w, c] through a [3, 3] output-to-input map; exact for the identity."""
     padded = jnp.zeros((4, 4)).at[:2, :2].set(matrix[:2, :2]).at[2, 2].set(1).at[3, 3].set(1)
     padded = padded.at[:2, 3].set(matrix[:2, 2])  # channels are dm_pix's third axis and stay
-    return jnp.clip(dm_pix.affine_transform(image, padded, order=1, mode="mirror"), 0, 1)
+    with jax.default_matmul_precision("highest"):  # pixel places, which bfloat16 cannot hold
+        moved = dm_pix.affine_transform(image, padded, order=1, mode="mirror")
+    return jnp.clip(moved, 0, 1)

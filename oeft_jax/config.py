@@ -71,8 +71,8 @@ class InversionConfig:
 
     generator: str = option("bundled", "generator: 'bundled' or a .safetensors file")
     composing_layers: tuple[int, ...] = option((4, 6), "layers where codes are composed")
-    num_codes: tuple[int, ...] = option((10, 20), "latent codes for each hypothesis")
-    steps: int = option(100, "inversion steps", low=1)
+    num_codes: tuple[int, ...] = option((5, 10), "latent codes for each hypothesis")
+    steps: int = option(150, "inversion steps", low=1)
     optimizer: str = option("adam", "of codes and importances", choices=OPTIMIZERS)
     learning_rate: float = option(0.15, "of codes and importances", low=0, high=1e3)
     l1: float = option(0.0, "weight of mean |down(y) - r|", low=0)
@@ -99,7 +99,7 @@ class RefineConfig:
 
     mode: str = option("auto", "use the generator's picture", choices=REFINES, flag="refine")
     limit: float = option(
-        22.0, "auto: least PSNR in dB of down(y) against the warp", flag="refine-limit", low=0
+        0.65, "auto: least SSIM of down(y) with the warp", flag="refine-limit", low=-1, high=1
     )
 
 

@@ -17,6 +17,7 @@ from oeft_jax._checks import InputError, check_range
 from oeft_jax._types import Params, Terms
 from oeft_jax.config import InversionConfig
 from oeft_jax.correspondence import NonFiniteError
+from oeft_jax.metrics import SSIM_WINDOW, psnr, ssim
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.models.layers import average_pool
@@ -65,6 +66,7 @@ class Hypothesis(NamedTuple):
     image: np.ndarray  # [R, R, 3] in [0, 1]
     loss: float  # the objective of Eq. 12 at the codes kept
     psnr: float  # of down(y) against r, dB
+    ssim: float  # of down(y) against r; 0 where r is too small for its window
 
 
 def check_layers(generator: Generator, config: InversionConfig) -> None:
@@ -260,17 +262,19 @@ def invert_layer(
     step = make_step(generator, backbone, config, optimizer, layer)
     state = run(init(latents, optimizer), goal, step=step, num_steps=config.steps, on_step=on_step)
 
-    def finished(one: Latents, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def finished(one: Latents, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         image = generate(generator, params, one, mask, layer)
         small = down(image, goal.warped.shape[0], mode=config.down)
-        clipped = jnp.clip(small, -1, 1)
-        return jnp.clip(image * 0.5 + 0.5, 0, 1), jnp.mean((clipped - goal.warped) ** 2) / 4
+        ours, theirs = jnp.clip(small * 0.5 + 0.5, 0, 1), goal.warped * 0.5 + 0.5
+        likeness = ssim(ours, theirs) if ours.shape[0] >= SSIM_WINDOW else jnp.zeros(())
+        return jnp.clip(image * 0.5 + 0.5, 0, 1), psnr(ours, theirs), likeness
 
-    images, errors = jax.jit(jax.vmap(finished))(state.best, goal.mask)
-    psnr = -10 * np.log10(np.maximum(np.asarray(errors), 1e-10))
+    images, psnrs, ssims = jax.jit(jax.vmap(finished))(state.best, goal.mask)
     best = np.asarray(state.best_loss)
     return [
-        Hypothesis(layer, count, np.asarray(images[i]), float(best[i]), float(psnr[i]))
+        Hypothesis(
+            layer, count, np.asarray(images[i]), float(best[i]), float(psnrs[i]), float(ssims[i])
+        )
         for i, count in enumerate(counts)
         if np.isfinite(best[i])
     ]

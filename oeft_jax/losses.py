@@ -84,7 +84,9 @@ def contextual_loss(
       eps: > 0, keeps the relative distance finite where the best distance is 0.
     """
     mean = jnp.mean(target, axis=1, keepdims=True)
-    cosine = jnp.einsum("npc,nqc->npq", unit(warped - mean), unit(target - mean))
+    cosine = jnp.einsum(
+        "npc,nqc->npq", unit(warped - mean), unit(target - mean), precision="highest"
+    )
     distance = (1 - cosine) / 2
     relative = distance / (jnp.min(distance, axis=2, keepdims=True) + eps)
     similarity = jax.nn.softmax(-relative / bandwidth, axis=2)  # the constant 1/h cancels

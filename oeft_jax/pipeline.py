@@ -131,6 +131,8 @@ def translate(
     """
     config = check(config or Config())
     parts = parts or load_parts(config)
+    if parts.generator is not None:
+        inversion.check_layers(parts.generator, config.inversion)
     tell = on_progress or (lambda _: None)
     store = Store(state_folder)
     stage = config.correspondence
@@ -250,7 +252,7 @@ def _invert(
     store: Store,
 ) -> list[Hypothesis]:
     generator, stage = parts.generator, config.inversion
-    if generator is None:
+    if generator is None or config.refine.mode == "never":
         return []
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     layers = tuple(dict.fromkeys(stage.composing_layers))
@@ -258,7 +260,7 @@ def _invert(
     for place, layer in enumerate(layers):
         size = generator.resolution
         empty = [
-            Hypothesis(layer, count, np.zeros((size, size, 3), np.float32), np.inf, 0.0)
+            Hypothesis(layer, count, np.zeros((size, size, 3), np.float32), np.inf, 0.0, 0.0)
             for count in stage.num_codes
         ]
         kept = [one._asdict() for one in empty]
@@ -297,4 +299,5 @@ def _hypothesis(saved: dict[str, Any]) -> Hypothesis:
         np.asarray(saved["image"]),
         float(saved["loss"]),
         float(saved["psnr"]),
+        float(saved["ssim"]),
     )

@@ -10,14 +10,14 @@ from oeft_jax.inversion import Hypothesis
 
 def use_generator(best: Hypothesis, config: RefineConfig) -> tuple[bool, str]:
     """(whether the generator's picture is used, a sentence that says why)."""
-    reached = f"the best inversion reaches {best.psnr:.1f} dB against the warp"
+    reached = f"the chosen inversion reaches an SSIM of {best.ssim:.2f} with the warp"
     if config.mode == "never":
         return False, "The generator was not asked for; the result is the warp."
     if config.mode == "always":
         return True, f"The generator's picture is used as asked; {reached}."
-    if best.psnr < config.limit:
+    if not best.ssim >= config.limit:
         return False, (
-            f"The generator is the limit: {reached}, less than {config.limit:g} dB, so this "
+            f"The generator is the limit: {reached}, less than {config.limit:g}, so this "
             "picture is outside what it can make; the result is the warp."
         )
     return True, f"The generator's picture is used: {reached}."

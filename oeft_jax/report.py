@@ -36,7 +36,7 @@ def overview(result: Translation) -> Image.Image:
         for index, one in enumerate(result.hypotheses):
             score = result.choice.scores[index]
             text = f"layer {one.composing_layer}, {one.num_codes} codes\n"
-            text += f"score {score:.3g}, {one.psnr:.1f} dB"
+            text += f"score {score:.3g}, SSIM {one.ssim:.2f}"
             chosen = index == result.choice.chosen
             cells.append((text + (" *" if chosen else ""), one.image, chosen))
         rows += [cells[i : i + len(top)] for i in range(0, len(cells), len(top))]
@@ -110,6 +110,7 @@ def manifest(
             "num_codes": one.num_codes,
             "reconstruction_loss": one.loss,
             "psnr_db": one.psnr,
+            "ssim": one.ssim,
             "score": choice.scores[index],
             "eligible": choice.eligible[index],
             "chosen": index == choice.chosen,

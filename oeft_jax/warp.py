@@ -53,14 +53,17 @@ def warp_image(
 
     Args:
       target: [n, size, size, 3].
-      correlation: [n, p, q]; size is a multiple of the grid's side.
+      correlation: [n, p, q]; size is a multiple of the target grid's side.
+    Returns:
+      [n, s, s, 3]: "pooled" at the target's size, "patch" at as many of its patches as the
+      source grid has cells, which is the same size where p = q.
     """
     check_choice("warp", mode, WARPS)
     n, size = target.shape[0], target.shape[1]
     grid = round(correlation.shape[-1] ** 0.5)
     if mode == "patch":
         patches = warp(image_to_patches(target, grid), correlation, alpha=alpha)
-        return patches_to_image(patches, size)
+        return patches_to_image(patches, round(correlation.shape[1] ** 0.5) * (size // grid))
     pooled = average_pool(target, size // grid).reshape(n, grid * grid, 3)
     small = warp(pooled, correlation, alpha=alpha)
     side = round(correlation.shape[1] ** 0.5)
@@ -85,7 +88,8 @@ def voted_warp(target: jax.Array, correlation: jax.Array, *, overlap: int = 2) -
       correlation: [n, p, q].
       overlap: side of a patch in cells, >= 1.
     Returns:
-      [n, size, size, 3], inside the range of `target`.
+      [n, s, s, 3] inside the range of `target`; s is one target cell for each source cell, so
+      the target's size where p = q.
     """
     grid = round(correlation.shape[-1] ** 0.5)
     best = jnp.argmax(correlation, axis=-1)

@@ -10,8 +10,8 @@ from oeft_jax.inversion import Hypothesis
 from oeft_jax.refine import two_bands, use_generator
 
 
-def hypothesis(psnr):
-    return Hypothesis(4, 10, np.zeros((8, 8, 3), np.float32), 0.1, psnr)
+def hypothesis(ssim):
+    return Hypothesis(4, 10, np.zeros((8, 8, 3), np.float32), 0.1, 20.0, ssim)
 
 
 def smooth_picture(size, seed=0):
@@ -71,39 +71,39 @@ def test_smooth_warp_adds_no_detail_to_the_generators_picture():
 
 
 @pytest.mark.parametrize(
-    ("mode", "psnr", "uses", "sentence"),
+    ("mode", "ssim", "uses", "sentence"),
     [
-        ("never", 40.0, False, "The generator was not asked for; the result is the warp."),
+        ("never", 0.9, False, "The generator was not asked for; the result is the warp."),
         (
             "always",
-            5.0,
+            0.05,
             True,
             "The generator's picture is used as asked; "
-            "the best inversion reaches 5.0 dB against the warp.",
+            "the chosen inversion reaches an SSIM of 0.05 with the warp.",
         ),
         (
             "auto",
-            21.99,
+            0.6499,
             False,
-            "The generator is the limit: the best inversion reaches 22.0 dB against the warp, "
-            "less than 22 dB, so this picture is outside what it can make; the result is the warp.",
+            "The generator is the limit: the chosen inversion reaches an SSIM of 0.65 with the warp, "
+            "less than 0.65, so this picture is outside what it can make; the result is the warp.",
         ),
         (
             "auto",
-            22.0,
+            0.65,
             True,
-            "The generator's picture is used: the best inversion reaches 22.0 dB against the warp.",
+            "The generator's picture is used: the chosen inversion reaches an SSIM of 0.65 with the warp.",
         ),
     ],
 )
-def test_each_mode_decides_and_says_why(mode, psnr, uses, sentence):
-    config = RefineConfig(mode=mode, limit=22.0)
-    assert use_generator(hypothesis(psnr), config) == (uses, sentence)
+def test_each_mode_decides_and_says_why(mode, ssim, uses, sentence):
+    config = RefineConfig(mode=mode, limit=0.65)
+    assert use_generator(hypothesis(ssim), config) == (uses, sentence)
 
 
 def test_limit_is_the_settings():
-    assert use_generator(hypothesis(20.0), RefineConfig(limit=19.5))[0]
-    used, sentence = use_generator(hypothesis(20.0), RefineConfig(limit=24.5))
+    assert use_generator(hypothesis(0.5), RefineConfig(limit=0.45))[0]
+    used, sentence = use_generator(hypothesis(0.5), RefineConfig(limit=0.75))
     assert not used
-    assert "20.0 dB" in sentence
-    assert "24.5 dB" in sentence
+    assert "0.50" in sentence
+    assert "0.75" in sentence

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -294,15 +295,16 @@ def test_a_run_that_breaks_leaves_nothing(words_for, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_goes_non_finite_says_where(words_for, tmp_path, capsys):
+def test_a_run_that_goes_non_finite_says_where(words_for, tmp_path, monkeypatch, capsys):
+    broken = {"broken": (1.0, lambda x: jnp.float32(jnp.nan))}
+    monkeypatch.setattr(pipeline.correspondence, "default_losses", lambda config: broken)
     out = tmp_path / "out"
-    words = words_for(out, "--lambda-perceptual", "inf", "--refine", "never")
-    assert command.main(words) == 1
+    assert command.main(words_for(out, "--refine", "never")) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "step 1" in lines[0]
-    assert "'perceptual'" in lines[0]
-    assert not out.exists()
+    assert "step 1: loss term 'broken' is not finite" in lines[0]
+    assert lines[0].endswith("Start anew with --overwrite.")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.unfinished"]
 
 
 # Flags and names
