@@ -99,7 +99,7 @@ class RefineConfig:
 
     mode: str = option("auto", "use the generator's picture", choices=REFINES, flag="refine")
     limit: float = option(
-        0.65, "auto: least SSIM of down(y) with the warp", flag="refine-limit", low=-1, high=1
+        0.8, "auto: least SSIM of down(y) with the warp", flag="refine-limit", low=-1, high=1
     )
 
 
