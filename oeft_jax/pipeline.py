@@ -82,15 +82,13 @@ def load_parts(config: Config) -> Parts:
     stage = config.correspondence
     taps = {*stage.taps, *correspondence.phi_taps(stage), config.selection.tap}
     taps.add(config.inversion.perceptual_tap)
-    like = jax.eval_shape(lambda key: backbone.init(key, tuple(taps)), jax.random.key(0))
+    like = _shapes(features, lambda key: backbone.init(key, tuple(sorted(taps))))
     check_fits({name: features.params.get(name, {}) for name in like}, like, features.origin)
     generator, generator_params, used = None, None, [features]
     if config.refine.mode != "never":
         weights = find_weights(config.inversion.generator, "generator")
         generator = models.generator(weights.network, weights.config)
-        check_fits(
-            weights.params, jax.eval_shape(generator.init, jax.random.key(0)), weights.origin
-        )
+        check_fits(weights.params, _shapes(weights, generator.init), weights.origin)
         inversion.check_layers(generator, config.inversion)
         generator_params = weights.params
         used.append(weights)
@@ -105,6 +103,17 @@ def load_parts(config: Config) -> Parts:
         scorer=selection.make_scorer(backbone, features.params, config.selection),
         weights=tuple(used),
     )
+
+
+def _shapes(weights: Weights, init: Callable[[jax.Array], Params]) -> Params:
+    try:
+        return jax.eval_shape(init, jax.random.key(0))
+    except InputError as error:
+        raise InputError(f"{weights.origin}: {error}") from error
+    except (TypeError, ValueError, IndexError, ArithmeticError) as error:
+        raise InputError(
+            f"{weights.origin}: config {weights.config} does not build a {weights.network}."
+        ) from error
 
 
 def translate(
@@ -226,7 +235,7 @@ def _tune(
         rows[number - 1] = [row[name] for name in names]
         if number in marks:
             history[marks.index(number)] = np.asarray(make(state.params, pair).soft)[0]
-        if number % SAVE_EVERY == 0 and number < stage.steps:
+        if number % SAVE_EVERY == 0 or number == stage.steps:
             store.save("correspondence", number, {"state": state, "rows": rows, "history": history})
         tell(Progress("correspondence", number, stage.steps, row))
 

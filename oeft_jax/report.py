@@ -1,8 +1,10 @@
 """What a run leaves behind: pictures, plot, table and manifest, as bytes and as files."""
 
 import csv
+import dataclasses
 import io
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -120,7 +122,7 @@ def manifest(
     ]
     bands = result.uses_generator and result.hypotheses[0].image.shape[0] < len(result.warped)
     made_of = "warp" if not result.uses_generator else "generator"
-    return {
+    entries = {
         "result": {
             "made_of": "generator (coarse band) and warp (detail band)" if bands else made_of,
             "verdict": result.verdict,
@@ -145,6 +147,7 @@ def manifest(
         },
         "files": list(files),
     }
+    return plain(entries)
 
 
 def _own_version() -> str:
@@ -154,17 +157,17 @@ def _own_version() -> str:
 
 
 def config_dict(config: Config) -> dict[str, Any]:
-    """A config as JSON has it: infinity as the string "inf"."""
-    import dataclasses
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            return [plain(item) for item in value]
-        return "inf" if value == float("inf") else value
-
+    """A config as JSON has it."""
     return plain(dataclasses.asdict(config))
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, and numbers that JSON does not have ("inf", "nan") as strings."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_report(folder: Path, result: Translation, entries: dict[str, Any], raw: bool) -> None:

@@ -30,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"oeft_jax: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"oeft_jax: the files could not be written: {error}.", file=sys.stderr)
+        print(
+            f"oeft_jax: a file could not be read or written: {error}. Continue with --resume.",
+            file=sys.stderr,
+        )
         return 1
     except NonFiniteError as error:  # --resume would repeat it, and takes no other settings
         print(f"oeft_jax: {error} Start anew with --overwrite.", file=sys.stderr)
@@ -47,7 +50,10 @@ def _run(words: list[str]) -> int:
     if not out.resolve().name:
         raise InputError(f"--out {out}: is the root folder; accepted: a new or empty folder.")
     unfinished = out.resolve().with_name(out.resolve().name + ".unfinished")
-    _check_out(out, unfinished, resume=flags.resume, overwrite=flags.overwrite)
+    try:
+        _check_out(out, unfinished, resume=flags.resume, overwrite=flags.overwrite)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be used ({error.strerror}).") from error
     side = config.correspondence.image_size
     paths = {"source": Path(flags.source), "target": Path(flags.target)}
     images = {name: read_image(path, at_least=side) for name, path in paths.items()}
@@ -87,10 +93,9 @@ def _run(words: list[str]) -> int:
             command=shlex.join(["python", "-m", "oeft_jax.translate", *words]),
         )
         report.write_report(unfinished, result, entries, flags.raw_warp)
-    except (NonFiniteError, KeyboardInterrupt):
-        raise  # its state stays, for --resume
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    except InputError:
+        if not flags.resume:  # nothing of worth is there; after any other stop the state stays
+            shutil.rmtree(unfinished, ignore_errors=True)
         raise
     _publish(unfinished, out, names)
     print(result.verdict)

@@ -225,7 +225,8 @@ def test_interrupted_and_continued_equals_unbroken(
     again = pipeline.translate(*pair, config, on_progress=told.append, state_folder=tmp_path)
     same(again, unbroken)
     first = (told[0].stage, told[0].step)
-    assert first == ("correspondence", 3)  # not from the start
+    # Not from the start, and a finished stage is not done again.
+    assert first == (("correspondence", 3) if stage == "correspondence" else ("inversion", 5))
     inverted = [one.step for one in told if one.stage == "inversion"]
     assert inverted[0] == (1 if stage == "correspondence" else 5)  # a finished layer is kept
 
@@ -313,3 +314,13 @@ def test_without_a_generator_none_is_loaded(make_config):
     parts = pipeline.load_parts(config)
     assert parts.generator is None
     assert [weights.network for weights in parts.weights] == ["vgg"]
+
+
+@pytest.mark.parametrize("config", [{"depths": 5}, {"depths": [1, 1, 1], "widths": [4]}])
+def test_a_weight_file_whose_description_builds_nothing_is_refused(config, tmp_path):
+    path = tmp_path / "odd.safetensors"
+    leaf = {"conv1_1": {"kernel": np.zeros((3, 3, 3, 4), np.float32)}}
+    save_weights(path, leaf, network="vgg", config=config)
+    settings = dataclasses.replace(Config().correspondence, features=str(path))
+    with pytest.raises(InputError, match="odd.safetensors"):
+        pipeline.load_parts(dataclasses.replace(Config(), correspondence=settings))

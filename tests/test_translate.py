@@ -285,14 +285,14 @@ def test_resumed_run_writes_the_same(words_for, finished, tmp_path, monkeypatch,
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_run_that_breaks_leaves_nothing(words_for, tmp_path, monkeypatch):
+def test_a_run_that_breaks_writes_no_folder_and_keeps_its_state(words_for, tmp_path, monkeypatch):
     def breaks(*args, **options):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(pipeline, "translate", breaks)
     with pytest.raises(RuntimeError, match="a bug"):
         command.main(words_for(tmp_path / "out"))
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.unfinished"]
 
 
 def test_a_run_that_goes_non_finite_says_where(words_for, tmp_path, monkeypatch, capsys):
