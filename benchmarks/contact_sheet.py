@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def entry(pair: dict[str, Any], result: oeft_jax.Translation) -> dict[str, Any]:
     }
 
 
+def commit() -> str:
+    """The checkout's commit, or "unknown" outside one."""
+    words = ["git", "rev-parse", "HEAD"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -91,6 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         report.overview(result).save(args.out / f"{name}.png")
         rows_to_sheet(rows).save(args.out / "contact_sheet.png")
         summary = {
+            "commit": commit(),
             "device": report.device_name(),
             "versions": {"jax": jax.__version__, "python": platform.python_version()},
             "weights": [weights.sha256 for weights in parts.weights],
