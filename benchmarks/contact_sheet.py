@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import oeft_jax
 from oeft_jax import report
-from oeft_jax.image import read_image, resize
+from oeft_jax.image import read_image, resize, to_uint8
 
 # One or more of each kind: faces, animals, scenes, photos, paintings, a drawing.
 PAIRS = (
@@ -47,9 +47,8 @@ def rows_to_sheet(rows: list[tuple[str, oeft_jax.Translation]]) -> Image.Image:
         untuned = result.history[0][1]
         images = (result.source, result.target, untuned, result.warped, chosen, result.image)
         for c, (title, image) in enumerate(zip(titles, images, strict=True)):
-            pixels = np.rint(resize(image, (TILE, TILE)) * 255).astype(np.uint8)
             x, y = GAP + c * (TILE + GAP), r * (TILE + CAPTION)
-            sheet.paste(Image.fromarray(pixels), (x, y))
+            sheet.paste(Image.fromarray(to_uint8(resize(image, (TILE, TILE)))), (x, y))
             draw.text((x, y + TILE + 2), f"{name}: {title}" if c == 0 else title, "black", font)
     return sheet
 

@@ -1,6 +1,6 @@
 """Type aliases shared by every module; imports nothing of ours."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,4 +10,3 @@ Features = dict[str, jax.Array]  # tap name -> [n, h, w, c]
 Terms = dict[str, jax.Array]  # loss name -> [], already weighted
 Taps = Sequence[str]
 FeatureFn = Callable[[Params, jax.Array, Taps], Features]
-Metadata = Mapping[str, Any]

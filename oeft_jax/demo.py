@@ -11,6 +11,7 @@ import numpy as np
 from oeft_jax import pipeline, report
 from oeft_jax._checks import InputError
 from oeft_jax.config import PRESETS, REFINES, Config
+from oeft_jax.image import to_uint8
 
 
 def run(source: Any, target: Any, config: Config, tell: Any) -> tuple[np.ndarray, Any, str]:
@@ -28,8 +29,7 @@ def run(source: Any, target: Any, config: Config, tell: Any) -> tuple[np.ndarray
         tell(progress.step / progress.total, progress.stage)
 
     result = pipeline.translate(photos[0], photos[1], config, on_progress=on_progress)
-    picture = np.rint(result.image * 255).astype(np.uint8)
-    return picture, report.overview(result), result.verdict
+    return to_uint8(result.image), report.overview(result), result.verdict
 
 
 def page() -> Any:

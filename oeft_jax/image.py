@@ -121,6 +121,11 @@ def fit_square(
     return resize(image, (size, size), method=method)
 
 
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """[0, 1] as the nearest of 256 levels; clipped. Same shape, uint8."""
+    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Writes an 8-bit PNG, whole or not at all; equal images give equal bytes.
 
@@ -137,7 +142,7 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
         raise ValueError(f"image is {image.dtype}; accepted: float in [0, 1].")
     if not np.isfinite(image).all():
         raise ValueError("image has NaN or infinite values; accepted: float in [0, 1].")
-    levels = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    levels = to_uint8(image)
     # Not `tempfile`: its files are closed to other users, whatever the umask says.
     folder = os.path.dirname(os.path.abspath(path))
     part = os.path.join(folder, f".{secrets.token_hex(8)}.part")

@@ -228,12 +228,12 @@ def _tune(
     }
     saved = store.load("correspondence", saved)
     state, rows, history = saved["state"], np.array(saved["rows"]), np.array(saved["history"])
-    if int(state.step) == 0:
+    if int(state.step) == 0 and stage.steps:  # the last mark is the final warp, made below
         history[0] = np.asarray(make(state.params, pair).soft)[0]
 
     def on_step(number: int, state: correspondence.CorrespondenceState, row: dict) -> None:
         rows[number - 1] = [row[name] for name in names]
-        if number in marks:
+        if number in marks[:-1]:
             history[marks.index(number)] = np.asarray(make(state.params, pair).soft)[0]
         if number % SAVE_EVERY == 0 or number == stage.steps:
             store.save("correspondence", number, {"state": state, "rows": rows, "history": history})
@@ -250,7 +250,9 @@ def _tune(
         store.save("correspondence", int(error.state.step), saved)
         raise
     table = [dict(zip(names, (float(v) for v in row), strict=True)) for row in rows]
-    return _Tuned(make(state.params, pair), tuple(zip(marks, history, strict=True)), tuple(table))
+    warp = make(state.params, pair)
+    history[-1] = np.asarray(warp.soft)[0]
+    return _Tuned(warp, tuple(zip(marks, history, strict=True)), tuple(table))
 
 
 def _invert(

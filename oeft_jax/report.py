@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from oeft_jax.config import Config
-from oeft_jax.image import resize, write_png
+from oeft_jax.image import resize, to_uint8, write_png
 from oeft_jax.pipeline import Translation
 
 TILE = 192  # px, side of a picture in the overview
@@ -49,8 +48,7 @@ def overview(result: Translation) -> Image.Image:
     for r, row in enumerate(rows):
         for c, (text, image, marked) in enumerate(row):
             x, y = GAP + c * (TILE + GAP), GAP + r * (TILE + CAPTION + GAP)
-            pixels = np.rint(resize(image, (TILE, TILE)) * 255).astype(np.uint8)
-            sheet.paste(Image.fromarray(pixels), (x, y))
+            sheet.paste(Image.fromarray(to_uint8(resize(image, (TILE, TILE)))), (x, y))
             if marked:
                 draw.rectangle((x - 4, y - 4, x + TILE + 3, y + TILE + 3), outline=MARK, width=4)
             draw.multiline_text((x, y + TILE + 4), text, fill=INK, font=font, spacing=2)

@@ -102,7 +102,7 @@ def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(
             f"{path}: not a statistics file; accepted: an .npz with mu and sigma."
-        ) from (error)
+        ) from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise InputError(
             f"{path}: mu is {mean.shape} and sigma {covariance.shape}; accepted: (d,) and (d, d)."
