@@ -9,6 +9,7 @@ from typing import Any
 
 from oeft_jax._checks import check_choice, check_range
 from oeft_jax.correlation import CENTRES, LAYER_SCALES
+from oeft_jax.tiled import TILE
 from oeft_jax.warp import WARPS
 
 OPTIMIZERS = ("adam", "sgd")
@@ -17,6 +18,7 @@ SCORERS = ("single-image", "reference", "point")
 REFINES = ("auto", "always", "never")
 FINISHES = ("voted", "soft")
 FITS = ("crop", "squeeze")
+SAME = "same"
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -29,7 +31,9 @@ class CorrespondenceConfig:
     """Stage 1: correspondence fine-tuning (Sec. 3.2)."""
 
     steps: int = option(40, "fine-tuning steps; 0 gives the untuned warp", low=0)
-    features: str = option("bundled", "feature network: 'bundled' or a .safetensors file")
+    features: str = option(
+        "bundled", "feature network: 'bundled', a fetched network's name, or a .safetensors file"
+    )
     image_size: int = option(256, "side in pixels that both photos are brought to", low=32)
     fit: str = option("crop", "how photos become square", choices=FITS)
     grid: int = option(64, "cells on a side of the correlation; divides the image size", low=2)
@@ -39,6 +43,9 @@ class CorrespondenceConfig:
     layer_scale: str = option("rms", "how layers are scaled before joining", choices=LAYER_SCALES)
     centre: str = option("positions", "what the mean is taken over (Eq. 4-5)", choices=CENTRES)
     neighbourhood: int = option(1, "cells on a side of what is matched", choices=(1, 3))
+    tile: int = option(
+        TILE, "cells on a side of the part of the correlation that is in memory at once", low=1
+    )
     shared_weights: bool = option(False, "one network for source and target, not two copies")
     alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
     warp: str = option("patch", "soft warp during tuning", choices=WARPS)
@@ -69,7 +76,9 @@ class CorrespondenceConfig:
 class InversionConfig:
     """Stage 2: multiple GAN inversion (Sec. 3.3)."""
 
-    generator: str = option("bundled", "generator: 'bundled' or a .safetensors file")
+    generator: str = option(
+        "bundled", "generator: 'bundled', a fetched network's name, or a .safetensors file"
+    )
     composing_layers: tuple[int, ...] = option((4, 6), "layers where codes are composed")
     num_codes: tuple[int, ...] = option((5, 10), "latent codes for each hypothesis")
     steps: int = option(150, "inversion steps", low=1)
@@ -89,6 +98,9 @@ class SelectionConfig:
 
     scorer: str = option("single-image", "what the Frechet score compares with", choices=SCORERS)
     reference: str = option("", "statistics file (.npz with mu, sigma) for reference and point")
+    features: str = option(
+        SAME, "network of the score: 'same' as stage 1's, 'bundled', a name or a .safetensors file"
+    )
     tap: str = option("relu2_1", "layer whose positions are compared")
     tolerance: float = option(0.1, "only hypotheses within 1 + this of the best error", low=0)
 
@@ -136,7 +148,7 @@ def _paper() -> Config:
         perceptual_relative=False,
         down="bilinear",
     )
-    selection = SelectionConfig(tap="relu2_2", tolerance=float("inf"))
+    selection = SelectionConfig(features="inception_fid", tap="pool2", tolerance=float("inf"))
     return Config(correspondence, inversion, selection, RefineConfig(mode="always"))
 
 

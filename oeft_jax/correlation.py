@@ -5,6 +5,7 @@ cells, q target cells. All float32.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import chex
 import jax
@@ -16,6 +17,21 @@ from oeft_jax.models.layers import average_pool
 
 CENTRES = ("positions", "channels", "none")
 LAYER_SCALES = ("rms", "unit", "none")
+
+
+class Matches(NamedTuple):
+    """The correlation M of Eq. 3 kept as its two factors, M(u, v) = source(u) . target(v).
+
+    The matrix itself has p q entries, 16 GiB for 256 x 256 cells, and nothing needs all of them at
+    once (`tiled.py`); `correlation(*matches)` makes it where it is small enough.
+    """
+
+    source: jax.Array  # [n, p, c], unit vectors
+    target: jax.Array  # [n, q, c]
+
+    def turned(self) -> "Matches":
+        """The same correlation from the target's side."""
+        return Matches(self.target, self.source)
 
 
 def resize_features(features: jax.Array, grid: int) -> jax.Array:

@@ -16,8 +16,9 @@ from oeft_jax import losses as L
 from oeft_jax._types import Features, Params, Taps, Terms
 from oeft_jax.augment import Geometric, Photometric, geometric, photometric
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.correlation import correlation, hypercolumn, layer_scales, match_features
+from oeft_jax.correlation import Matches, hypercolumn, layer_scales, match_features
 from oeft_jax.models.backbone import Backbone
+from oeft_jax.tiled import best_match
 from oeft_jax.warp import voted_warp, warp_confidence, warp_image
 
 
@@ -91,6 +92,7 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
             temperature=config.temperature,
             positives=positives,
             stop_gradient=config.stop_gradient,
+            tile=config.tile,
         )
 
     def perceptual(x: L.LossInputs) -> jax.Array:
@@ -111,8 +113,8 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
         return jnp.sum(jnp.stack(each) * (weights / weights.sum()))
 
     def cycle(x: L.LossInputs) -> jax.Array:
-        back = x.correlation.swapaxes(1, 2)
-        again = warp_image(x.warped, back, alpha=config.alpha, mode=config.warp)
+        back = x.matches.turned()
+        again = warp_image(x.warped, back, alpha=config.alpha, mode=config.warp, tile=config.tile)
         return L.cycle_loss(again, x.target)
 
     def anchor(x: L.LossInputs) -> jax.Array:
@@ -180,16 +182,15 @@ def correlate(
     *,
     backbone: Backbone,
     config: CorrespondenceConfig,
-) -> tuple[jax.Array, jax.Array]:
-    """(M of Eq. 3 [n, p, q], hypercolumns of the source [n, p, c]) of images [n, s, s, 3]."""
+) -> tuple[Matches, jax.Array]:
+    """(factors of M of Eq. 3, hypercolumns of the source [n, p, c]) of images [n, s, s, 3]."""
     source_cells = _cells(source_params(params), source, scales, backbone, config)  # Eq. 1
     target_cells = _cells(target_params(params), target, scales, backbone, config)  # Eq. 2
     prepared = [
         match_features(cells, centre=config.centre, neighbourhood=config.neighbourhood)
         for cells in (source_cells, target_cells)
     ]
-    matrix = correlation(*prepared)  # Eq. 3
-    return matrix, source_cells
+    return Matches(*prepared), source_cells  # Eq. 3
 
 
 def _cells(
@@ -221,16 +222,18 @@ def make_loss(
                 tap: jnp.concatenate([value, augmented_phi[tap]])
                 for tap, value in target_phi.items()
             }
-        matrix, source_cells = correlate(
+        matches, source_cells = correlate(
             params, source, target, pair.scales, backbone=backbone, config=config
         )
-        warped = warp_image(target, matrix, alpha=config.alpha, mode=config.warp)  # Eq. 6
+        warped = warp_image(  # Eq. 6
+            target, matches, alpha=config.alpha, mode=config.warp, tile=config.tile
+        )
         inputs = L.LossInputs(
             key=key,
             source=source,
             target=target,
             warped=warped,
-            correlation=matrix,
+            matches=matches,
             source_cells=source_cells,
             warped_cells=_cells(target_params(params), warped, pair.scales, backbone, config),
             target_phi=target_phi,
@@ -309,14 +312,16 @@ def make_warp(backbone: Backbone, config: CorrespondenceConfig) -> Callable[[Par
     """The jitted warp of the un-augmented pair under given weights."""
 
     def warped(params: Params, pair: Pair) -> Warp:
-        matrix, _ = correlate(
+        matches, _ = correlate(
             params, pair.source, pair.target, pair.scales, backbone=backbone, config=config
         )
+        alpha, tile = config.alpha, config.tile
+        best = best_match(*matches, tile=tile)
         return Warp(
-            soft=warp_image(pair.target, matrix, alpha=config.alpha, mode=config.warp),
-            voted=voted_warp(pair.target, matrix),
-            best=jnp.argmax(matrix, axis=-1),
-            confidence=warp_confidence(matrix, alpha=config.alpha),
+            soft=warp_image(pair.target, matches, alpha=alpha, mode=config.warp, tile=tile),
+            voted=voted_warp(pair.target, best, grid=config.grid),
+            best=best,
+            confidence=warp_confidence(matches, best, alpha=alpha, tile=tile),
         )
 
     return jax.jit(warped)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from oeft_jax._types import Features, Params, Terms
-from oeft_jax.correlation import unit
+from oeft_jax.correlation import Matches, unit
 from oeft_jax.models.layers import average_pool
+from oeft_jax.tiled import TILE, attend
 
 
 def info_nce(
@@ -21,6 +22,7 @@ def info_nce(
     temperature: float,
     positives: jax.Array | None = None,
     stop_gradient: bool = False,
+    tile: int = TILE,
 ) -> jax.Array:
     """Eq. 7, averaged over queries (Eq. 8): each query against its positive and all other keys.
 
@@ -34,15 +36,16 @@ def info_nce(
       temperature: > 0 (the paper's tau).
       positives: [p] int, the key that belongs to each query; None means key i for query i.
       stop_gradient: treats the keys as constants (as CUT does).
+      tile: cells on a side of what is in memory at once.
     """
     if stop_gradient:
         keys = jax.lax.stop_gradient(keys)
-    logits = jnp.einsum("npc,nqc->npq", unit(query), unit(keys), precision="highest")
-    log_p = jax.nn.log_softmax(logits / temperature, axis=-1)  # Eq. 7
+    query, keys = unit(query) / temperature, unit(keys)
     if positives is None:
         positives = jnp.arange(query.shape[1])
-    index = jnp.broadcast_to(positives[None, :, None], (*log_p.shape[:2], 1))
-    return -jnp.mean(jnp.take_along_axis(log_p, index, axis=-1))  # Eq. 8
+    own = jnp.einsum("npc,npc->np", query, keys[:, positives], precision="highest")
+    log_sum = attend(query, keys, jnp.zeros((*keys.shape[:2], 0), keys.dtype), tile=tile)[1]
+    return jnp.mean(log_sum - own)  # Eq. 7, 8
 
 
 def gram(features: jax.Array) -> jax.Array:
@@ -124,7 +127,7 @@ class LossInputs(NamedTuple):
     source: jax.Array  # [n, h, w, 3] in [0, 1]
     target: jax.Array  # [n, h, w, 3]
     warped: jax.Array  # [n, h, w, 3], Eq. 6
-    correlation: jax.Array  # [n, p, q], Eq. 3
+    matches: Matches  # Eq. 3 as its factors; `correlation(*matches)` is the matrix
     source_cells: jax.Array  # [n, p, c], hypercolumn of the source under W_S
     warped_cells: jax.Array  # [n, p, c], hypercolumn of the warp under W_T
     target_phi: Features  # frozen network on the target

@@ -1,7 +1,7 @@
-"""Correlation to warped target: the soft warp (Eq. 6) and the finished, hard one.
+"""Matches to warped target: the soft warp (Eq. 6) and the finished, hard one.
 
-Images are [n, h, w, 3] in [0, 1], correlation [n, p, q], values [n, q, d]; p and q are cells of
-square grids in row order.
+Images are [n, h, w, 3] in [0, 1], values [n, q, d]; p counts source cells and q target cells, both
+of square grids in row order.
 """
 
 import chex
@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 
 from oeft_jax._checks import check_choice
+from oeft_jax.correlation import Matches
 from oeft_jax.models.layers import average_pool
+from oeft_jax.tiled import TILE, attend
 
 WARPS = ("patch", "pooled")
 
 
-def warp(values: jax.Array, correlation: jax.Array, *, alpha: float) -> jax.Array:
+def warp(values: jax.Array, matches: Matches, *, alpha: float, tile: int = TILE) -> jax.Array:
     """Eq. 6: r(u) = sum_v softmax_v(alpha M(u, v)) x(v). -> [n, p, d].
 
     A convex combination, so it never leaves the range of `values`.
     """
-    chex.assert_rank([values, correlation], 3)
-    chex.assert_equal(correlation.shape[-1], values.shape[1])
-    weights = jax.nn.softmax(alpha * correlation, axis=-1)  # Eq. 6
-    return jnp.einsum("npq,nqd->npd", weights, values, precision="highest")
+    chex.assert_rank([values, *matches], 3)
+    chex.assert_equal(matches.target.shape[1], values.shape[1])
+    return attend(alpha * matches.source, matches.target, values, tile=tile)[0]  # Eq. 6
 
 
 def image_to_patches(images: jax.Array, grid: int) -> jax.Array:
@@ -43,7 +44,7 @@ def patches_to_image(patches: jax.Array, size: int) -> jax.Array:
 
 
 def warp_image(
-    target: jax.Array, correlation: jax.Array, *, alpha: float, mode: str = "patch"
+    target: jax.Array, matches: Matches, *, alpha: float, mode: str = "patch", tile: int = TILE
 ) -> jax.Array:
     """The soft warp of an image at its own size.
 
@@ -53,30 +54,41 @@ def warp_image(
 
     Args:
       target: [n, size, size, 3].
-      correlation: [n, p, q]; size is a multiple of the target grid's side.
+      matches: of p and q cells; size is a multiple of the target grid's side.
+      tile: cells on a side of what is in memory at once.
     Returns:
       [n, s, s, 3]: "pooled" at the target's size, "patch" at as many of its patches as the
       source grid has cells, which is the same size where p = q.
     """
     check_choice("warp", mode, WARPS)
     n, size = target.shape[0], target.shape[1]
-    grid = round(correlation.shape[-1] ** 0.5)
+    side, grid = (round(cells.shape[1] ** 0.5) for cells in matches)
     if mode == "patch":
-        patches = warp(image_to_patches(target, grid), correlation, alpha=alpha)
-        return patches_to_image(patches, round(correlation.shape[1] ** 0.5) * (size // grid))
+        patches = warp(image_to_patches(target, grid), matches, alpha=alpha, tile=tile)
+        return patches_to_image(patches, side * (size // grid))
     pooled = average_pool(target, size // grid).reshape(n, grid * grid, 3)
-    small = warp(pooled, correlation, alpha=alpha)
-    side = round(correlation.shape[1] ** 0.5)
+    small = warp(pooled, matches, alpha=alpha, tile=tile)
     return jax.image.resize(small.reshape(n, side, side, 3), (n, size, size, 3), "linear")
 
 
-def warp_confidence(correlation: jax.Array, *, alpha: float) -> jax.Array:
-    """Largest softmax weight of each source cell, in (0, 1]. [n, p, q] -> [n, p]."""
-    scaled = alpha * correlation
-    return jnp.exp(jnp.max(scaled, -1) - jax.nn.logsumexp(scaled, -1))
+def warp_confidence(
+    matches: Matches, best: jax.Array, *, alpha: float, tile: int = TILE
+) -> jax.Array:
+    """Softmax weight of the best match of each source cell, in (0, 1].
+
+    Args:
+      best: [n, p] int, from `tiled.best_match`.
+    Returns:
+      [n, p].
+    """
+    source, target = alpha * matches.source, matches.target
+    chosen = jnp.take_along_axis(target, best[:, :, None], axis=1)
+    largest = jnp.einsum("npc,npc->np", source, chosen, precision="highest")
+    log_sum = attend(source, target, jnp.zeros((*target.shape[:2], 0)), tile=tile)[1]
+    return jnp.exp(jnp.minimum(largest - log_sum, 0.0))
 
 
-def voted_warp(target: jax.Array, correlation: jax.Array, *, overlap: int = 2) -> jax.Array:
+def voted_warp(target: jax.Array, best: jax.Array, *, grid: int, overlap: int = 2) -> jax.Array:
     """The finished warp: every source cell places its best match's patch, overlaps are averaged.
 
     The soft warp mixes several patches into one and leaves a block edge at every cell. Here the
@@ -85,14 +97,13 @@ def voted_warp(target: jax.Array, correlation: jax.Array, *, overlap: int = 2) -
 
     Args:
       target: [n, size, size, 3].
-      correlation: [n, p, q].
+      best: [n, p] int, the best target cell of each source cell, from `tiled.best_match`.
+      grid: target cells on a side.
       overlap: side of a patch in cells, >= 1.
     Returns:
       [n, s, s, 3] inside the range of `target`; s is one target cell for each source cell, so
       the target's size where p = q.
     """
-    grid = round(correlation.shape[-1] ** 0.5)
-    best = jnp.argmax(correlation, axis=-1)
     return jax.vmap(lambda image, index: _vote(image, index, grid, overlap))(target, best)
 
 

@@ -1,6 +1,7 @@
 """Losses against loops in float64, their known values, and gradients by finite differences."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,10 @@ from oeft_jax import losses as ours
 TOLERANCE = {"float32": 1e-4, "float64": 1e-5}  # relative; the oracle's cosines have no eps
 
 
-info_nce = jax.jit(ours.info_nce, static_argnames=("temperature", "stop_gradient"))
+info_nce = jax.jit(
+    partial(ours.info_nce, tile=5),  # several tiles, and cells left over
+    static_argnames=("temperature", "stop_gradient"),
+)
 contextual_loss = jax.jit(ours.contextual_loss, static_argnames=("bandwidth", "eps"))
 gram_loss = jax.jit(lambda warped, target: ours.gram_loss(warped, ours.gram(target)))
 

@@ -11,13 +11,37 @@ from oracles import correspondence as oracle
 
 from oeft_jax import warp as ours
 from oeft_jax._checks import InputError
+from oeft_jax.correlation import Matches
+from oeft_jax.tiled import best_match
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 
-warp = jax.jit(ours.warp)
-warp_image = jax.jit(ours.warp_image, static_argnames="mode")
-voted_warp = jax.jit(ours.voted_warp, static_argnames="overlap")
+TILE = 5  # several tiles, and cells left over
+
+
+def factors(matrix):
+    """Matches whose inner products are the entries of `matrix`."""
+    n, _, q = matrix.shape
+    return Matches(matrix, jnp.broadcast_to(jnp.eye(q, dtype=matrix.dtype), (n, q, q)))
+
+
+def plain_warp(values, matrix, **options):
+    return ours.warp(values, factors(matrix), tile=TILE, **options)
+
+
+def plain_warp_image(target, matrix, **options):
+    return ours.warp_image(target, factors(matrix), tile=TILE, **options)
+
+
+def plain_voted_warp(target, matrix, **options):
+    best = best_match(*factors(matrix), tile=TILE)
+    return ours.voted_warp(target, best, grid=round(matrix.shape[-1] ** 0.5), **options)
+
+
+warp = jax.jit(plain_warp)
+warp_image = jax.jit(plain_warp_image, static_argnames="mode")
+voted_warp = jax.jit(plain_voted_warp, static_argnames="overlap")
 
 
 def cosines(seed, n, p, q):
@@ -41,7 +65,7 @@ def identity(n, cells):
 def test_warp_is_the_softmax_of_loops(n, p, q, d, alpha):
     values, matrix = cosines(0, n, q, d), cosines(1, n, p, q)
     expected = oracle.warp(values, matrix, alpha)
-    for run in (warp, ours.warp) if n == 2 else (warp,):
+    for run in (warp, plain_warp) if n == 2 else (warp,):
         found = run(values, matrix, alpha=alpha)
         assert found.shape == (n, p, d)
         assert found.dtype == jnp.float32
@@ -50,7 +74,7 @@ def test_warp_is_the_softmax_of_loops(n, p, q, d, alpha):
 
 def test_warp_in_double_precision_is_the_oracle(x64):
     values, matrix = cosines(2, 2, 9, 3).astype(np.float64), cosines(3, 2, 4, 9).astype(np.float64)
-    found = ours.warp(jnp.asarray(values), jnp.asarray(matrix), alpha=100.0)
+    found = plain_warp(jnp.asarray(values), jnp.asarray(matrix), alpha=100.0)
     assert found.dtype == jnp.float64
     expected = oracle.warp(values, matrix, 100.0)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE["float64"])
@@ -60,7 +84,7 @@ def test_warp_in_double_precision_is_the_oracle(x64):
 def test_patch_warp_is_the_loops(n, size, cells):
     target, matrix = images(0, n, size), cosines(1, n, cells, cells)
     expected = oracle.patch_warp(target, matrix, 5.0)
-    for run in (warp_image, ours.warp_image) if n == 2 else (warp_image,):
+    for run in (warp_image, plain_warp_image) if n == 2 else (warp_image,):
         found = run(target, matrix, alpha=5.0)
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
 
@@ -69,7 +93,7 @@ def test_patch_warp_is_the_loops(n, size, cells):
 def test_pooled_warp_is_the_loops(n, size, p, q):
     target, matrix = images(0, n, size), cosines(1, n, p, q)
     expected = oracle.pooled_warp(target, matrix, 5.0)
-    for run in (warp_image, ours.warp_image) if p == 9 else (warp_image,):
+    for run in (warp_image, plain_warp_image) if p == 9 else (warp_image,):
         found = run(target, matrix, alpha=5.0, mode="pooled")
         assert found.shape == (n, size, size, 3)
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
@@ -82,7 +106,7 @@ def test_pooled_warp_is_the_loops(n, size, p, q):
 def test_voted_warp_is_the_loops(n, size, p, q, overlap):
     target, matrix = images(2, n, size), cosines(3, n, p, q)
     expected = oracle.voted_warp(target, matrix, overlap)
-    for run in (voted_warp, ours.voted_warp) if overlap == 1 else (voted_warp,):
+    for run in (voted_warp, plain_voted_warp) if overlap == 1 else (voted_warp,):
         found = run(target, matrix, overlap=overlap)
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
@@ -195,7 +219,9 @@ def test_confidence_is_the_largest_softmax_weight(alpha):
     matrix = cosines(2, 2, 4, 9)
     weights = np.exp(alpha * matrix.astype(np.float64))
     expected = (weights / weights.sum(-1, keepdims=True)).max(-1)
-    found = ours.warp_confidence(matrix, alpha=alpha)
+    matches = factors(matrix)
+    best = best_match(*matches, tile=TILE)
+    found = ours.warp_confidence(matches, best, alpha=alpha, tile=TILE)
     np.testing.assert_allclose(found, expected, rtol=2e-5)
     assert np.all(found > 0)
     assert np.all(found <= 1 + 1e-6)
@@ -209,11 +235,11 @@ def test_warp_gradient_is_the_finite_difference(x64):
     matrix = jnp.asarray(cosines(1, 1, 4, 4), jnp.float64)
     target = jnp.asarray(images(2, 1, 4), jnp.float64)
     check_grads(
-        jax.jit(lambda v, m: ours.warp(v, m, alpha=7.0)), (values, matrix), 1, modes=["rev"]
+        jax.jit(lambda v, m: plain_warp(v, m, alpha=7.0)), (values, matrix), 1, modes=["rev"]
     )
     for mode in ours.WARPS:
         check_grads(
-            jax.jit(lambda t, m, mode=mode: ours.warp_image(t, m, alpha=7.0, mode=mode)),
+            jax.jit(lambda t, m, mode=mode: plain_warp_image(t, m, alpha=7.0, mode=mode)),
             (target, matrix),
             1,
             modes=["rev"],
@@ -224,7 +250,7 @@ def test_warp_gradient_is_the_finite_difference(x64):
 @pytest.mark.parametrize("mode", ours.WARPS)
 def test_warp_of_constant_correlation_has_finite_gradients(mode, value):
     def total(target, matrix):
-        return jnp.sum(ours.warp_image(target, matrix, alpha=1e4, mode=mode) ** 2)
+        return jnp.sum(plain_warp_image(target, matrix, alpha=1e4, mode=mode) ** 2)
 
     gradient = jax.jit(jax.grad(total, argnums=(0, 1)))
     grads = gradient(jnp.full((1, 4, 4, 3), value), jnp.full((1, 4, 4), value))
@@ -236,9 +262,9 @@ def test_warp_of_constant_correlation_has_finite_gradients(mode, value):
 
 def test_unknown_warp_is_named_with_the_accepted_ones():
     with pytest.raises(InputError, match="accepted: patch, pooled"):
-        ours.warp_image(jnp.ones((1, 4, 4, 3)), jnp.ones((1, 4, 4)), alpha=1.0, mode="soft")
+        plain_warp_image(jnp.ones((1, 4, 4, 3)), jnp.ones((1, 4, 4)), alpha=1.0, mode="soft")
 
 
 def test_warp_of_values_that_do_not_fit_the_correlation_is_refused():
     with pytest.raises(AssertionError):
-        ours.warp(jnp.ones((1, 5, 3)), jnp.ones((1, 4, 4)), alpha=1.0)
+        plain_warp(jnp.ones((1, 5, 3)), jnp.ones((1, 4, 4)), alpha=1.0)
