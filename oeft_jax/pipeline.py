@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from oeft_jax import correspondence, inversion, selection
+from oeft_jax import correspondence, golden, inversion, selection
 from oeft_jax._checks import InputError
 from oeft_jax._types import Params
 from oeft_jax.checkpoint import Store
-from oeft_jax.config import Config, check
+from oeft_jax.config import SAME, Config, check
 from oeft_jax.image import fit_square
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.losses import Losses
@@ -23,7 +23,7 @@ from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.refine import two_bands, use_generator
 from oeft_jax.selection import Choice, Scorer
-from oeft_jax.weights import Weights, check_fits, find_weights
+from oeft_jax.weights import Weights, check_fits, find_weights, require
 
 SAVE_EVERY = 20  # steps between saved states
 HISTORY = (0.0, 0.1, 0.4, 1.0)  # parts of the run at which the warp is kept (Fig. 5)
@@ -77,18 +77,24 @@ def load_parts(config: Config) -> Parts:
       InputError: weights missing, damaged or of the wrong kind, or settings that do not fit them.
     """
     check(config)
-    features = find_weights(config.correspondence.features, "features")
-    backbone = models.backbone(features.network, features.config)
+    require(_names(config))
     stage = config.correspondence
-    taps = {*stage.taps, *correspondence.phi_taps(stage), config.selection.tap}
-    taps.add(config.inversion.perceptual_tap)
-    like = _shapes(features, lambda key: backbone.init(key, tuple(sorted(taps))))
-    check_fits({name: features.params.get(name, {}) for name in like}, like, features.origin)
-    generator, generator_params, used = None, None, [features]
+    taps = {*stage.taps, *correspondence.phi_taps(stage), config.inversion.perceptual_tap}
+    own = config.selection.features != SAME  # a network of its own for the score
+    taps |= set() if own else {config.selection.tap}
+    features, backbone = _features(stage.features, taps)
+    used = [features]
+    judge, judge_params = backbone, features.params
+    if own:
+        judged_by, judge = _features(config.selection.features, {config.selection.tap})
+        judge_params = judged_by.params
+        used.append(judged_by)
+    generator, generator_params = None, None
     if config.refine.mode != "never":
         weights = find_weights(config.inversion.generator, "generator")
         generator = models.generator(weights.network, weights.config)
         check_fits(weights.params, _shapes(weights, generator.init), weights.origin)
+        golden.check(weights)
         inversion.check_layers(generator, config.inversion)
         generator_params = weights.params
         used.append(weights)
@@ -100,9 +106,30 @@ def load_parts(config: Config) -> Parts:
         generator=generator,
         generator_params=generator_params,
         inversion_optimizer=inversion.default_optimizer(config.inversion),
-        scorer=selection.make_scorer(backbone, features.params, config.selection),
+        scorer=selection.make_scorer(judge, judge_params, config.selection),
         weights=tuple(used),
     )
+
+
+def _names(config: Config) -> list[str]:
+    """The weights that the settings name."""
+    names = [config.correspondence.features]
+    if config.selection.features != SAME:
+        names.append(config.selection.features)
+    if config.refine.mode != "never":
+        names.append(config.inversion.generator)
+    return names
+
+
+def _features(name: str, taps: set[str]) -> tuple[Weights, Backbone]:
+    """A feature network that has these taps."""
+    weights = find_weights(name, "features")
+    backbone = models.backbone(weights.network, weights.config)
+    like = _shapes(weights, lambda key: backbone.init(key, tuple(sorted(taps))))
+    held = {name: weights.params.get(name, {}) for name in like}
+    check_fits(held, like, weights.origin)
+    golden.check(weights)
+    return weights, backbone
 
 
 def _shapes(weights: Weights, init: Callable[[jax.Array], Params]) -> Params:

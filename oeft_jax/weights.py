@@ -8,7 +8,7 @@ runs no code from it, and its size on disk bounds the memory it takes.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,10 @@ class Weights(NamedTuple):
 
 
 BUNDLED = {"features": "features.safetensors", "generator": "generator.safetensors"}
-ROLES = {"features": ("vgg", "resnet"), "generator": ("pggan", "stylegan")}
+ROLES = {
+    "features": ("vgg", "resnet", "inception", "alexnet", "squeezenet"),
+    "generator": ("pggan", "stylegan", "stylegan2"),
+}
 
 
 def save_weights(
@@ -129,22 +132,32 @@ def find_weights(name: str, role: str) -> Weights:
     """
     if name == "bundled":
         weights = load_bundled(role)
-    elif name.endswith(".safetensors"):
-        weights = load_weights(name)
     else:
-        path = cache_folder() / f"{name}.safetensors"
-        if not path.is_file():
-            raise InputError(
-                f"weights {name!r} are not in {path.parent}; accepted: 'bundled', "
-                "a .safetensors file, or a network converted into that folder."
-            )
-        weights = load_weights(path)
+        require([name])
+        weights = load_weights(_path_of(name))
     if weights.network not in ROLES[role]:
         raise InputError(
             f"{weights.origin}: holds a {weights.network!r} network, which cannot serve as "
             f"{role}; accepted: {', '.join(ROLES[role])}."
         )
     return weights
+
+
+def require(names: Iterable[str]) -> None:
+    """Raises one InputError that names every network missing from the cache and how to get it."""
+    named = [name for name in names if name != "bundled" and not name.endswith(".safetensors")]
+    missing = [name for name in dict.fromkeys(named) if not _path_of(name).is_file()]
+    if missing:
+        raise InputError(
+            f"weights {', '.join(repr(name) for name in missing)} are not in {cache_folder()}; "
+            "accepted: 'bundled', a .safetensors file, or what "
+            f"`python -m weights_convert fetch {' '.join(missing)}` puts there (it may ask for "
+            "--accept-license; --list says what it knows)."
+        )
+
+
+def _path_of(name: str) -> Path:
+    return Path(name) if name.endswith(".safetensors") else cache_folder() / f"{name}.safetensors"
 
 
 def cache_folder() -> Path:

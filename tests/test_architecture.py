@@ -13,20 +13,29 @@ import oeft_jax
 ROOT = Path(oeft_jax.__file__).parent
 LEVELS = (  # a module imports only from the lines above its own
     ("_types", "_checks"),
-    ("models.layers", "image", "checkpoint", "weights", "augment"),
-    ("models.vgg", "models.generator", "correlation", "warp", "metrics"),
-    ("models.resnet", "models.pggan", "models.stylegan", "losses", "config"),
+    ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
+    ("models.vgg", "models.generator", "correlation", "metrics"),
+    ("warp",),
+    (
+        "models.resnet",
+        "models.inception",
+        "models.alexnet",
+        "models.squeezenet",
+        "models.lpips",
+        "models.styled",
+    ),
+    ("models.pggan", "models.stylegan", "models.stylegan2", "losses", "config"),
     ("models.backbone",),
-    ("correspondence", "selection", "flags"),
+    ("correspondence", "selection", "flags", "golden"),
     ("inversion",),
     ("refine",),
     ("pipeline",),
     ("",),  # the package itself
-    ("progress", "report"),
+    ("progress", "report", "sample"),
     ("translate",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
-PURE = ("models.", "losses", "correlation", "warp", "augment", "metrics", "refine")
+PURE = ("models.", "losses", "correlation", "tiled", "warp", "augment", "metrics", "refine")
 READS_OR_WRITES = {"open", "Path", "read_bytes", "read_text", "write_bytes", "write_text", "print"}
 
 
