@@ -262,14 +262,17 @@ def invert_layer(
     step = make_step(generator, backbone, config, optimizer, layer)
     state = run(init(latents, optimizer), goal, step=step, num_steps=config.steps, on_step=on_step)
 
-    def finished(one: Latents, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        image = generate(generator, params, one, mask, layer)
+    def finished(
+        one: Latents, mask: jax.Array, goal: Goal
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        image = generate(generator, goal.generator, one, mask, layer)
         small = down(image, goal.warped.shape[0], mode=config.down)
         ours, theirs = jnp.clip(small * 0.5 + 0.5, 0, 1), goal.warped * 0.5 + 0.5
         likeness = ssim(ours, theirs) if ours.shape[0] >= SSIM_WINDOW else jnp.zeros(())
         return jnp.clip(image * 0.5 + 0.5, 0, 1), psnr(ours, theirs), likeness
 
-    images, psnrs, ssims = jax.jit(jax.vmap(finished))(state.best, goal.mask)
+    all_finished = jax.jit(jax.vmap(finished, in_axes=(0, 0, None)))
+    images, psnrs, ssims = all_finished(state.best, goal.mask, goal)
     best = np.asarray(state.best_loss)
     return [
         Hypothesis(

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from oeft_jax import pipeline, report
+from oeft_jax import compile_cache, pipeline, report
 from oeft_jax._checks import InputError
 from oeft_jax.correspondence import NonFiniteError
 from oeft_jax.flags import config_from, parser
@@ -61,6 +61,7 @@ def _run(words: list[str]) -> int:
         name: {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for name, path in paths.items()
     }
+    compile_cache.use()
     parts = pipeline.load_parts(config)
     names = report.file_names(flags.raw_warp)
     origins = ", ".join(weights.origin for weights in parts.weights)

@@ -16,6 +16,15 @@ def no_rank_promotion():
     jax.config.update("jax_numpy_rank_promotion", before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs that several tests compile alike are compiled once; none is left behind."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
