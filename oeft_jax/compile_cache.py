@@ -5,6 +5,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from oeft_jax.weights import cache_folder
 
+MAX_BYTES = 2**31  # the least recently used programs go first
+
 
 def use() -> None:
     """Lets JAX keep what it compiles, so that the next run of the same sizes starts at once.
@@ -15,4 +17,5 @@ def use() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
         compilation_cache.reset_cache()  # what was compiled before fixed it to none
