@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,10 +20,10 @@ def no_rank_promotion():
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
     """Programs that several tests compile alike are compiled once; none is left behind."""
-    before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

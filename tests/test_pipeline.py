@@ -1,14 +1,12 @@
 """translate() from arrays to arrays, through both stages of a tiny network pair."""
 
-import contextlib
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from oeft_jax import pipeline
+from oeft_jax import golden, pipeline
 from oeft_jax._checks import InputError
 from oeft_jax.config import (
     Config,
@@ -16,6 +14,7 @@ from oeft_jax.config import (
     InversionConfig,
     RefineConfig,
     SelectionConfig,
+    preset,
 )
 from oeft_jax.models import backbone as models
 from oeft_jax.weights import save_weights
@@ -34,30 +33,6 @@ def save_tiny_weights(folder):
     params = models.generator("pggan", GENERATOR).init(jax.random.key(2))
     save_weights(folder / "generator.safetensors", params, network="pggan", config=GENERATOR)
     return folder
-
-
-@contextlib.contextmanager
-def compiled_once(folder):
-    """Keeps compiled programs in a folder: every run builds its programs anew otherwise."""
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    with compiled_once(tmp_path_factory.getbasetemp() / "programs"):
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -324,3 +299,44 @@ def test_a_weight_file_whose_description_builds_nothing_is_refused(config, tmp_p
     settings = dataclasses.replace(Config().correspondence, features=str(path))
     with pytest.raises(InputError, match="odd.safetensors"):
         pipeline.load_parts(dataclasses.replace(Config(), correspondence=settings))
+
+
+def test_paper_preset_names_everything_missing_and_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("OEFT_JAX_CACHE", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        pipeline.load_parts(preset("paper"))
+    text = str(caught.value)
+    assert "'vgg19', 'inception_fid', 'pggan_celebahq1024' are not in " + str(tmp_path) in text
+    assert "weights_convert fetch vgg19 inception_fid pggan_celebahq1024`" in text
+
+
+def test_score_can_have_a_network_of_its_own(make_config, weights, tmp_path):
+    path = tmp_path / "judge.safetensors"
+    config = {"depths": [1], "widths": [6]}
+    network = models.backbone("vgg", config)
+    params = network.init(jax.random.key(5), ("relu1_1",))
+    header = golden.header("vgg", config, params)
+    save_weights(path, params, network="vgg", config=config, metadata=header, dtype="float32")
+    config = make_config(selection__features=str(path), selection__tap="relu1_1")
+    parts = pipeline.load_parts(config)
+    assert [one.origin for one in parts.weights] == [
+        str(weights / "features.safetensors"),
+        str(path),
+        str(weights / "generator.safetensors"),
+    ]
+    images, target = np.random.default_rng(0).uniform(size=(3, 16, 16, 3)), np.ones((32, 32, 3))
+    same = pipeline.load_parts(make_config(selection__tap="relu1_1"))
+    images = list(images.astype(np.float32))
+    assert not np.allclose(parts.scorer(images, target), same.scorer(images, target))
+
+
+def test_weights_that_no_longer_compute_the_same_are_refused(make_config, tmp_path):
+    path = tmp_path / "features.safetensors"
+    network = models.backbone("vgg", FEATURES)
+    params = network.init(jax.random.key(1), ("relu5_1",))
+    header = golden.header("vgg", FEATURES, params)
+    kernel = params["conv3_1"]["kernel"]
+    params["conv3_1"]["kernel"] = kernel[..., ::-1]  # the right shape, the wrong order
+    save_weights(path, params, network="vgg", config=FEATURES, metadata=header, dtype="float32")
+    with pytest.raises(InputError, match="does not compute what it computed"):
+        pipeline.load_parts(make_config(correspondence__features=str(path)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_pipeline import compiled_once, save_tiny_weights
+from test_pipeline import save_tiny_weights
 
 import oeft_jax
 from oeft_jax import pipeline
@@ -31,12 +31,6 @@ SMALL = """
   --taps relu2_1,relu3_1 --gram-taps relu1_1 --contextual-taps relu2_1
   --inversion-composing-layers 4 --inversion-num-codes 2,3 --inversion-steps 4
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    with compiled_once(tmp_path_factory.getbasetemp() / "programs"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,8 @@ class Layout(NamedTuple):
     configure: Callable[[Shapes], dict[str, Any]]  # sizes of the network, from the shapes
     rules: Callable[[dict[str, Any]], Sequence[Rule]]
     ignore: tuple[str, ...] = ()  # patterns of tensors without a counterpart
+    # patterns of tensors that a network of this config leaves out, if they are there
+    unneeded: Callable[[dict[str, Any]], Sequence[str]] = lambda config: ()
     constants: tuple[Constant, ...] = ()
     preprocessing: str = ""  # what the network expects of images, for the header
     rename: Callable[[str], str] | None = None  # long container paths to the ones in the rules
@@ -71,12 +73,15 @@ TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hwio_rotated": lambda x: x[::-1, ::-1],
     "linear": lambda x: x.transpose(1, 0),  # [out, in] -> [in, out]
     "image": lambda x: x.transpose(0, 2, 3, 1),  # NCHW -> NHWC
+    "image_chw": lambda x: x.transpose(1, 2, 0)[None],  # CHW -> 1HWC
+    "plane": lambda x: x[None, :, :, None],  # HW -> 1HW1
     # a 4 x 4 convolution with padding 3 over a 1 x 1 map, as the dense layer that it is
     "first": lambda x: x[:, :, ::-1, ::-1].transpose(1, 2, 3, 0),
     "modulated": lambda x: x[0].transpose(2, 3, 1, 0),  # [1, out, in, kh, kw] -> HWIO
     "modulated_rotated": lambda x: x[0, :, :, ::-1, ::-1].transpose(2, 3, 1, 0),
     "vector": lambda x: x.reshape(-1),
     "scalar": lambda x: x.reshape(()),
+    "plus_one": lambda x: x + 1,
 }
 
 
@@ -133,7 +138,9 @@ def apply_rules(
     tensors = {
         path: t for path, t in tensors.items() if not _matches_any(path, (*layout.ignore, *skip))
     }
-    config = layout.configure({path: tuple(t.shape) for path, t in tensors.items()})
+    config = _config(layout, tensors, origin)
+    unneeded = layout.unneeded(config)
+    tensors = {path: t for path, t in tensors.items() if not _matches_any(path, unneeded)}
     rules = [
         rule
         for rule in layout.rules(config)
@@ -161,9 +168,21 @@ def _matches_any(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
+def _config(layout: Layout, tensors: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
+    try:
+        return layout.configure({path: tuple(t.shape) for path, t in tensors.items()})
+    except KeyError as error:
+        raise InputError(f"{origin}: does not fit {layout.naming}: {error} is missing.") from error
+    except IndexError as error:
+        raise InputError(
+            f"{origin}: does not fit {layout.naming}: a tensor that says how large the network is "
+            "has too few axes."
+        ) from error
+
+
 def _check_table(layout: Layout, rules: Sequence[Rule], wanted: Shapes) -> None:
     """A table that misses a parameter is our mistake, not the file's."""
-    filled = {rule.target for rule in rules} | set(layout.optional)
+    filled = {rule.target for rule in rules} | set(layout.optional) & set(wanted)
     assert filled == set(wanted), sorted(filled ^ set(wanted))
 
 
