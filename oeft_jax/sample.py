@@ -29,7 +29,7 @@ def sample(weights: str, num: int, *, seed: int = 0, **options: Any) -> np.ndarr
       num: >= 1, pictures.
       seed: of the latents.
       options: of the generator, where it has them: truncation_psi in [0, 1], truncation_layers,
-        noise_mode.
+        noise_mode "stored", "none" or "random" (fresh for each picture).
     Returns:
       [num, R, R, 3] float32, clipped to [0, 1].
     Raises:
@@ -53,10 +53,12 @@ def load(weights: str, **options: Any) -> tuple[Generator, Any]:
 
 def _pictures(generator: Generator, params: Any, num: int, seed: int) -> np.ndarray:
     draw: Callable[..., jax.Array] = jax.jit(generator.sample)
-    keys = jax.random.split(jax.random.key(seed), math.ceil(num / BATCH))
-    batches = [
-        np.asarray(draw(params, jax.random.normal(key, (BATCH, generator.z_dim)))) for key in keys
-    ]
+    key = jax.random.key(seed)
+    batches = []
+    for place in range(math.ceil(num / BATCH)):
+        for_codes, for_noise = jax.random.split(jax.random.fold_in(key, place))
+        z = jax.random.normal(for_codes, (BATCH, generator.z_dim))
+        batches.append(np.asarray(draw(params, z, noise_key=for_noise)))
     return np.clip(np.concatenate(batches)[:num] * 0.5 + 0.5, 0, 1)
 
 

@@ -45,6 +45,13 @@ def test_full_truncation_gives_one_picture(style_file):
     assert np.abs(images[0] - images[1]).max() > 0.01
 
 
+def test_random_noise_differs_between_pictures_and_follows_the_seed(style_file):
+    options = {"truncation_psi": 0.0, "noise_mode": "random"}  # the same code for each
+    images = sample.sample(style_file, 3, seed=4, **options)
+    assert np.abs(images[0] - images[1]).max() > 0.01
+    np.testing.assert_array_equal(images, sample.sample(style_file, 3, seed=4, **options))
+
+
 def test_option_that_the_generator_lacks_is_refused():
     with pytest.raises(InputError, match="bundled:generator: .*truncation_psi"):
         sample.sample("bundled", 1, truncation_psi=0.5)

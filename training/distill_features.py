@@ -7,7 +7,7 @@ is what correspondence is computed from, and activations alone do not keep it.
 """
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,8 @@ from oeft_jax._types import Features, Params
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
 from oeft_jax.weights import save_weights
-from training import photos, teachers
+from training import cli, photos, teachers
+from training.states import blank
 
 WIDTHS = (16, 32, 64, 128, 128)
 CONFIG = {"depths": (*VGG19_DEPTHS[:4], 1), "widths": WIDTHS}
@@ -111,15 +112,18 @@ def train(args: argparse.Namespace) -> State:
     """Trains, saving every `--save-every` steps; continues what `--work` holds."""
     schedule = optax.cosine_decay_schedule(args.learning_rate, args.steps, 0.02)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
-    state = init(jax.random.key(args.seed), optimizer)
-    if checkpoint.latest(args.work) is not None:
-        state = checkpoint.restore(args.work, state)
+    start = jax.jit(partial(init, optimizer=optimizer))
+    key = jax.random.key(args.seed)
+    if checkpoint.latest(args.work) is None:
+        state = start(key)
+    else:
+        state = checkpoint.restore(args.work, blank(start, key))
     arrays = teachers.read(args.data)
     pictures = photos.load_photos(args.data)
     if args.faces:
         faces = photos.load_faces(args.data, 128)[: -photos.HELD_OUT : args.faces]
         pictures += [photos.Image.fromarray(face) for face in faces]
-    step, key, began = make_step(optimizer), jax.random.key(args.seed), time.monotonic()
+    step, clock = make_step(optimizer), cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(
             args.seed, int(state.step), pictures, batch=args.batch, size=args.size
@@ -128,11 +132,14 @@ def train(args: argparse.Namespace) -> State:
         done = int(state.step)
         if done % args.log_every == 0:
             text = " ".join(f"{name}={float(value):.3f}" for name, value in terms.items())
-            print(f"step {done} {time.monotonic() - began:.0f}s {text}", flush=True)
-        if done % args.save_every == 0 or done == args.steps:
+            print(f"step {done} {clock.seconds():.0f}s {text}", flush=True)
+        is_late = clock.is_over()
+        if done % args.save_every == 0 or done == args.steps or is_late:
             checkpoint.save(args.work, done, state)
             card = {"steps": str(done), "images": str(done * args.batch), "seed": str(args.seed)}
             export(state, args.out, card)
+        if is_late:
+            break
     return state
 
 
@@ -143,6 +150,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
     parser.add_argument("--out", type=Path, required=True, help="weight file to write")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=128, help="crop side in pixels")
     parser.add_argument("--faces", type=int, default=40, help="also every N-th face; 0 for none")
@@ -155,4 +163,4 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     np.seterr(all="raise", under="ignore")
-    train(parse())
+    cli.run(lambda: train(parse()))

@@ -8,7 +8,7 @@ what the generator is for here, inversion; the pictures are softer than adversar
 """
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ from oeft_jax.models.generator import Generator
 from oeft_jax.models.layers import average_pool
 from oeft_jax.models.pggan import pggan
 from oeft_jax.weights import load_weights, save_weights
-from training import photos
+from training import cli, photos, sheets
+from training.states import averaged, blank
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1")
 
@@ -41,14 +42,14 @@ class State(NamedTuple):
 
 
 def principal_codes(faces: np.ndarray, dims: int) -> np.ndarray:
-    """Whitened principal components of faces pooled to 32 px, each row of norm sqrt(dims).
+    """Whitened principal components of faces pooled to at most 32 px, each row of norm sqrt(dims).
 
     Args:
       faces: [m, s, s, 3] uint8.
     Returns:
       [m, dims] float32.
     """
-    factor = faces.shape[1] // 32
+    factor = max(faces.shape[1] // 32, 1)
     rows = [
         np.asarray(average_pool(jnp.asarray(part, jnp.float32) / 255, factor)).reshape(
             len(part), -1
@@ -117,8 +118,7 @@ def make_step(
         )
         updates, opt_state = optimizer.update(grads[0], state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        keep = jnp.minimum(0.999, (1.0 + state.step) / (10.0 + state.step))
-        average = jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, state.average, params)
+        average = averaged(state.average, params, state.step)
         first = 0.5 * state.moments[0][rows] + 0.5 * grads[1]
         second = 0.9 * state.moments[1][rows] + 0.1 * grads[1] ** 2
         codes = codes - args.code_rate * first / (jnp.sqrt(second) + 1e-8)
@@ -153,13 +153,26 @@ def init(
     )
 
 
-def grow(state: State, folder: Path, generator: Generator, optimizer: Any) -> State:
-    """Takes the codes and all layers that a lower-resolution run under `folder` has in common."""
-    small = init(jax.random.key(0), generator, optimizer, np.asarray(state.codes))
-    small = checkpoint.restore(folder, small)
-    kept = {name: leaf for name, leaf in small.params.items() if name != "output"}
-    params = {**state.params, **kept}
-    return state._replace(params=params, average=jax.tree.map(jnp.copy, params), codes=small.codes)
+def grown(fresh: Params, small: Params) -> Params:
+    """`fresh` with every layer that a generator of half the resolution has too."""
+    return {**fresh, **{name: leaf for name, leaf in small.items() if name != "output"}}
+
+
+def grow(state: State, small: State) -> State:
+    """Takes the common layers of a run at half the resolution."""
+    params = grown(state.params, small.params)
+    return state._replace(params=params, average=jax.tree.map(jnp.copy, params))
+
+
+def restored(folder: Path, config: dict[str, int], num_codes: int) -> State:
+    """The state of a run of this script under `folder`, whose generator has this `config`.
+
+    Raises:
+      InputError: none there, or of another generator or number of codes.
+    """
+    codes = np.zeros((num_codes, config["z_dim"]), np.float32)
+    start = partial(init, generator=pggan(**config), optimizer=make_optimizer(1e-3, 1), codes=codes)
+    return checkpoint.restore(folder, blank(start, jax.random.key(0)))
 
 
 def export(state: State, out: Path, config: dict[str, int], metadata: dict[str, str]) -> None:
@@ -167,38 +180,50 @@ def export(state: State, out: Path, config: dict[str, int], metadata: dict[str, 
     save_weights(out, state.average, network="pggan", config=config, metadata=metadata)
 
 
-def sheet(path: Path, generator: Generator, params: Params, *, seed: int, num: int = 40) -> None:
-    """Uncurated samples of standard normal codes, eight to a row."""
-    codes = jax.random.normal(jax.random.key(seed), (num, generator.code_dim))
-    images = np.asarray(generator.sample(params, codes) * 0.5 + 0.5).clip(0, 1)
-    rows = [np.concatenate(images[i : i + 8], axis=1) for i in range(0, num, 8)]
-    photos.Image.fromarray((np.concatenate(rows) * 255).astype(np.uint8)).save(path)
+def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam whose rate falls along a cosine to 3 % at the last step."""
+    schedule = optax.cosine_decay_schedule(learning_rate, steps, 0.03)
+    return optax.adam(schedule, b1=0.5, b2=0.99)
 
 
-def train(args: argparse.Namespace) -> State:
-    """Trains, saving every `--save-every` steps; continues what `--work` holds."""
-    config = {
+def generator_config(args: argparse.Namespace) -> dict[str, int]:
+    """What the flags of `add_generator_flags` build."""
+    return {
         "resolution": args.resolution,
         "z_dim": args.code_dim,
         "fmap_base": args.fmap_base,
         "fmap_max": args.fmap_max,
     }
+
+
+def begin(
+    args: argparse.Namespace,
+    generator: Generator,
+    optimizer: optax.GradientTransformation,
+    faces: np.ndarray,
+) -> State:
+    """The state to go on from: of `--work`, of a run at half the resolution, or a new one."""
+    config = generator_config(args)
+    if checkpoint.latest(args.work) is not None:
+        return restored(args.work, config, len(faces))
+    start = partial(init, jax.random.key(args.seed), generator, optimizer)
+    if args.grow_from is None:
+        return start(principal_codes(faces, args.code_dim))
+    small = restored(args.grow_from, {**config, "resolution": args.resolution // 2}, len(faces))
+    return grow(start(np.asarray(small.codes)), small)
+
+
+def train(args: argparse.Namespace) -> State:
+    """Trains, saving every `--save-every` steps; continues what `--work` holds."""
+    clock, config = cli.Clock(args.minutes), generator_config(args)
     generator = pggan(**config)
     weights = load_weights(args.features)
     network = backbone(weights.network, weights.config)
     faces = photos.load_faces(args.data, args.resolution)[: -photos.HELD_OUT]
     faces = np.concatenate([faces, faces[:, :, ::-1]])
-    schedule = optax.cosine_decay_schedule(args.learning_rate, args.steps, 0.03)
-    optimizer = optax.adam(schedule, b1=0.5, b2=0.99)
-    codes = principal_codes(faces, args.code_dim)
-    state = init(jax.random.key(args.seed), generator, optimizer, codes)
-    if checkpoint.latest(args.work) is not None:
-        state = checkpoint.restore(args.work, state)
-    elif args.grow_from is not None:
-        lower = pggan(**{**config, "resolution": args.resolution // 2})
-        state = grow(state, args.grow_from, lower, optimizer)
+    optimizer = make_optimizer(args.learning_rate, args.steps)
+    state = begin(args, generator, optimizer, faces)
     step, key = make_step(generator, network, optimizer, args), jax.random.key(1)
-    began = time.monotonic()
     while (done := int(state.step)) < args.steps:
         per_epoch = len(faces) // args.batch
         order = np.random.default_rng((args.seed, done // per_epoch)).permutation(len(faces))
@@ -208,13 +233,24 @@ def train(args: argparse.Namespace) -> State:
         done += 1
         if done % args.log_every == 0:
             text = " ".join(f"{name}={float(value):.3f}" for name, value in terms.items())
-            print(f"step {done} {time.monotonic() - began:.0f}s {text}", flush=True)
-        if done % args.save_every == 0 or done == args.steps:
+            print(f"step {done} {clock.seconds():.0f}s {text}", flush=True)
+        is_late = clock.is_over()
+        if done % args.save_every == 0 or done == args.steps or is_late:
             checkpoint.save(args.work, done, state)
             card = {"steps": str(done), "images": str(done * args.batch), "seed": str(args.seed)}
             export(state, args.out, config, card)
-            sheet(args.work / "samples.png", generator, state.average, seed=7)
+            sheets.save_samples(args.work / "samples.png", generator, state.average, seed=7)
+        if is_late:
+            break
     return state
+
+
+def add_generator_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which generator is trained."""
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--code-dim", type=int, default=192)
+    parser.add_argument("--fmap-base", type=int, default=2048)
+    parser.add_argument("--fmap-max", type=int, default=192)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -225,11 +261,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
     parser.add_argument("--out", type=Path, required=True, help="weight file to write")
     parser.add_argument("--grow-from", type=Path, help="--work of a run at half the resolution")
-    parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--code-dim", type=int, default=192)
-    parser.add_argument("--fmap-base", type=int, default=2048)
-    parser.add_argument("--fmap-max", type=int, default=192)
+    add_generator_flags(parser)
     parser.add_argument("--steps", type=int, default=15000)
+    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--code-rate", type=float, default=0.03, help="step of a code's entries")
@@ -242,4 +276,4 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    train(parse())
+    cli.run(lambda: train(parse()))

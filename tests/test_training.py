@@ -1,0 +1,505 @@
+"""The training and evaluation scripts: their parts against oracles, and every command for a few
+steps on data made here."""
+
+import json
+import zipfile
+from io import BytesIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from jax.test_util import check_grads
+from PIL import Image
+
+from oeft_jax._checks import InputError
+from oeft_jax.models.backbone import backbone
+from oeft_jax.models.backbone import generator as build_generator
+from oeft_jax.weights import load_weights, save_weights
+from training import (
+    agreement,
+    diff_augment,
+    distill_features,
+    evaluate_features,
+    evaluate_generator,
+    ground_truth,
+    matching,
+    neighbours,
+    photos,
+    squeezenet,
+    train_adversarial,
+    train_generator,
+)
+from training.discriminator import batch_deviation, discriminator
+
+NUM_FACES = 26  # of which the last NUM_HELD_OUT are held out
+NUM_HELD_OUT = 10
+SMALL = ["--code-dim", "6", "--fmap-base", "64", "--fmap-max", "4"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compile(tmp_path_factory):
+    """These programs run a few times only: compiling them well would take far longer.
+
+    A command that is called again finds them compiled, and random numbers come from a generator
+    that is a single instruction.
+    """
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_default_prng_impl": "rbg",
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def few_held_out(monkeypatch):
+    monkeypatch.setattr(photos, "HELD_OUT", NUM_HELD_OUT)
+
+
+def picture(rng, size):
+    """A smooth random picture, uint8."""
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return coarse.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def convolution(rng, name, out, into, size=3):
+    deviation = (2 / (into * size * size)) ** 0.5
+    weight = rng.normal(0, deviation, (out, into, size, size))
+    return {f"{name}.weight": weight, f"{name}.bias": rng.normal(0, 0.1, out)}
+
+
+def write_teachers(folder, rng):
+    """The teachers' layers with few channels, but as many as they have at the taps."""
+    first = {"0.weight": np.eye(3)[:, :, None, None], "0.bias": np.zeros(3)}
+    sizes = {"2": (64, 3), "5": (4, 64), "9": (128, 4), "12": (4, 128), "16": (256, 4)}
+    vgg = {**first}
+    for name, (out, into) in sizes.items():
+        vgg |= convolution(rng, name, out, into)
+    distilled, into = {f"conv{name}": value for name, value in first.items()}, 3
+    for block, depth, full in ((1, 2, 64), (2, 2, 128), (3, 4, 256), (4, 4, 512), (5, 1, 512)):
+        for index in range(1, depth + 1):
+            distilled |= convolution(rng, f"conv{block}{index}", 4, into)
+            into = 4
+        distilled |= convolution(rng, f"conv{block}1_aux", full, 4, size=1)
+    for name, arrays in (
+        ("w_vgg19_normalised/vgg_normalised_conv3_1.npz", vgg),
+        ("w_vgg19_distilled16x/5SE.npz", distilled),
+    ):
+        (folder / name).parent.mkdir()
+        np.savez(folder / name, **{k: np.float32(v) for k, v in arrays.items()})
+
+
+def write_squeezenet(folder, rng):
+    """SqueezeNet's layers with two or four channels each."""
+    arrays = convolution(rng, "conv1", 4, 3, size=7)
+    for fire in squeezenet.FIRES:
+        arrays |= convolution(rng, f"{fire}/conv1x1_1", 2, 4, size=1)
+        arrays |= convolution(rng, f"{fire}/conv1x1_2", 2, 2, size=1)
+        arrays |= convolution(rng, f"{fire}/conv3x3_2", 2, 2)
+    arrays |= convolution(rng, "conv_final", 5, 4, size=1)
+    (folder / "w_squeezenet10").mkdir()
+    named = {k.replace(".", "/"): np.float32(v) for k, v in arrays.items()}
+    np.savez(folder / "w_squeezenet10" / "squeezenet10_decoded.npz", **named)
+
+
+def write_ground_truth(folder, rng):
+    """One photo of two faces, one SPair pair, two ducks, photos for warps."""
+    io = pytest.importorskip("scipy.io")
+    for name in ("gt_dlib_faces", "gt_spair/images", "gt_willow_ducks", "starganv2"):
+        (folder / name).mkdir(parents=True)
+    picture(rng, 64).save(folder / "gt_dlib_faces" / "a.jpg")
+    boxes = "".join(
+        f"<box top='{top}' left='{left}' width='16' height='16'>"
+        + "".join(f"<part name='{k:02}' x='{left + k % 9}' y='{top + k // 9}'/>" for k in range(68))
+        + "</box>"
+        for top, left in ((8, 8), (30, 40))
+    )
+    text = f"<dataset><images><image file='a.jpg'>{boxes}</image></images></dataset>"
+    (folder / "gt_dlib_faces" / "training_with_face_landmarks.xml").write_text(text)
+    sides = {}
+    for role in ("source", "target"):
+        picture(rng, 48).save(folder / "gt_spair" / "images" / f"{role}.png")
+        sides |= {
+            f"{role}_path": f"{role}.png",
+            f"{role}_points": [[5, 6], [30, 40]],
+            f"{role}_bounding_box": [2, 2, 40, 44],
+        }
+    (folder / "gt_spair" / "pairs.json").write_text(json.dumps([sides]))
+    for number in (1, 2):
+        path = folder / "gt_willow_ducks" / f"willow_duck_{number:04d}.png"
+        picture(rng, 40).save(path)
+        io.savemat(path.with_suffix(".mat"), {"pts_coord": rng.uniform(0, 39, (2, 10))})
+    names = [f"starganv2/{number}.png" for number in range(4)]
+    for name in names:
+        picture(rng, 64).save(folder / name)
+    pairs = [{"content": names[i], "exemplar": names[i + 1]} for i in (0, 2)]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder with everything that the scripts read, tiny."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    (folder / "lfw128").mkdir()
+    with zipfile.ZipFile(folder / "lfw128" / "lfw128.zip", "w") as archive:
+        for number in range(NUM_FACES):
+            file = BytesIO()
+            picture(rng, 128).save(file, "JPEG")
+            archive.writestr(f"{number:03}.jpg", file.getvalue())
+    (folder / "cut").mkdir()
+    picture(rng, 64).save(folder / "cut" / "photo.png")
+    write_teachers(folder, rng)
+    write_squeezenet(folder, rng)
+    write_ground_truth(folder, rng)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """A weight file of a small feature network with VGG-19's tap names."""
+    config = {"depths": (1, 1, 1, 1, 1), "widths": (2, 2, 3, 3, 3)}
+    params = backbone("vgg", config).init(jax.random.key(0), evaluate_features.TAPS)
+    path = tmp_path_factory.mktemp("features") / "features.safetensors"
+    save_weights(path, params, network="vgg", config=config)
+    return path
+
+
+def flags(*parts, **paths):
+    """Command-line words: `parts` as they are, `paths` as --name value."""
+    named = [word for k, v in paths.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+    return [*named, *(str(part) for part in parts)]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, data, features):
+    """The work folder of three steps of generative latent optimisation at 8 px."""
+    folder = tmp_path_factory.mktemp("fitted")
+    words = flags(*SMALL, data=data, features=features, work=folder / "work", out=folder / "g")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(photos, "HELD_OUT", NUM_HELD_OUT)
+        train_generator.train(
+            train_generator.parse([*words, "--resolution", "8", "--steps", "3", "--batch", "4"])
+        )
+    return folder / "work"
+
+
+def assert_trees_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+# Parts
+
+
+def test_translation_moves_by_whole_pixels_and_brings_in_zeros(key):
+    images = jax.random.normal(key, (6, 16, 16, 3))
+    moved = np.asarray(diff_augment.translate(jax.random.key(1), images))
+    shifts = set()
+    for image, result in zip(np.asarray(images), moved, strict=True):
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+        fits = [
+            (i, j)
+            for i in range(5)
+            for j in range(5)
+            if np.array_equal(padded[i : i + 16, j : j + 16], result)
+        ]
+        assert len(fits) == 1
+        shifts.add(fits[0])
+    assert len(shifts) > 1  # every picture has its own
+
+
+def test_cutout_blanks_a_square_and_nothing_else(key):
+    images = 1 + jax.random.uniform(key, (8, 16, 16, 3))
+    result = np.asarray(diff_augment.cutout(jax.random.key(1), images))
+    kept = result != 0
+    np.testing.assert_array_equal(result[kept], np.asarray(images)[kept])
+    for blank in ~kept[..., 0]:
+        rows, columns = blank.any(1), blank.any(0)
+        np.testing.assert_array_equal(blank, rows[:, None] & columns[None, :])
+        assert 1 <= rows.sum() <= 9
+        assert 1 <= columns.sum() <= 9
+
+
+def test_colour_keeps_the_order_of_greys_and_gradients_pass(key):
+    grey = jnp.broadcast_to(jnp.linspace(-1, 1, 16).reshape(1, 4, 4, 1), (4, 4, 4, 3))
+    result = np.asarray(diff_augment.colour(key, grey)).reshape(4, 16, 3)
+    assert np.all(np.diff(result[..., 0], axis=1) > 0)
+    np.testing.assert_allclose(result[..., 0], result[..., 2], atol=1e-6)
+    slopes = jax.jit(jax.grad(lambda x: jnp.sum(diff_augment.augment(key, x) ** 2)))(grey)
+    assert np.all(np.isfinite(slopes))
+    assert np.all(np.abs(slopes).sum((1, 2, 3)) > 0)
+
+
+def test_batch_deviation_is_that_of_every_group_of_four(key):
+    x = np.asarray(jax.random.normal(key, (8, 2, 2, 3)), np.float64)
+    result = np.asarray(batch_deviation(jnp.asarray(x, jnp.float32)))
+    np.testing.assert_allclose(result[..., :3], x, atol=1e-6)
+    for first in (0, 1):  # group g holds the pictures g, g + 2, g + 4, g + 6
+        expected = np.mean(np.std(x[first::2], axis=0))
+        np.testing.assert_allclose(result[first::2, :, :, 3], expected, rtol=1e-4)
+
+
+def test_gradient_of_r1_equals_finite_differences(x64, key, monkeypatch):
+    monkeypatch.setattr(train_adversarial, "augment", lambda key, images: images)
+    critic = discriminator(8, fmap_base=32, fmap_max=3)
+    shapes = jax.eval_shape(critic.init, key)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
+    real, made = jnp.asarray(rng.normal(size=(2, 4, 8, 8, 3)))
+
+    def loss(params):
+        return train_adversarial.critic_loss(params, real, made, key, discriminator=critic, r1=3.0)[
+            0
+        ]
+
+    without = train_adversarial.critic_loss(params, real, made, key, discriminator=critic, r1=0.0)
+    assert loss(params).dtype == jnp.float64
+    assert float(loss(params)) > float(without[0])
+    check_grads(jax.jit(loss), (params,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
+
+
+def test_adam_without_momentum_is_adam_with_b1_zero(key):
+    params = jnp.zeros((5,))
+    ours = train_adversarial.adam_without_momentum(0.1)
+    theirs = optax.adam(0.1, b1=0.0, b2=0.99)
+    states = ours.init(params), theirs.init(params)
+    for number in range(4):
+        grads = jax.random.normal(jax.random.fold_in(key, number), (5,))
+        a, mine = ours.update(grads, states[0])
+        b, other = theirs.update(grads, states[1])
+        states = mine, other
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert sum(x.size for x in jax.tree.leaves(mine)) < sum(x.size for x in jax.tree.leaves(other))
+
+
+def test_rows_beyond_the_faces_are_mirrored():
+    faces = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    images = np.asarray(train_adversarial.pictures(jnp.asarray(faces), jnp.array([1, 3])))
+    np.testing.assert_allclose(images[0], faces[1] / 255, atol=1e-6)
+    np.testing.assert_allclose(images[1], faces[1, :, ::-1] / 255, atol=1e-6)
+
+
+def test_squeezenet_equals_pytorch(data):
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    arrays = squeezenet.read(data)
+    image = np.random.default_rng(0).uniform(size=(1, 227, 227, 3)).astype(np.float32)
+
+    def conv(name, x, **options):
+        weight, bias = (torch.tensor(np.asarray(arrays[f"{name}/{k}"])) for k in ("weight", "bias"))
+        return functional.relu(functional.conv2d(x, weight, bias, **options))
+
+    def pool(x):
+        return functional.max_pool2d(x, 3, 2, ceil_mode=True)
+
+    x = torch.tensor(image[..., ::-1].copy()).permute(0, 3, 1, 2) * 255
+    x = pool(conv("conv1", x - torch.tensor([104.0, 117.0, 123.0]).reshape(1, 3, 1, 1), stride=2))
+    for fire in range(2, 10):
+        s = conv(f"fire{fire}/conv1x1_1", x)
+        wide = conv(f"fire{fire}/conv3x3_2", s, padding=1)
+        x = torch.cat([conv(f"fire{fire}/conv1x1_2", s), wide], dim=1)
+        x = pool(x) if fire in (4, 8) else x
+    expected = conv("conv_final", x, padding=1).mean((2, 3)).numpy()
+    assert np.abs(expected).max() > 0
+    scores = squeezenet.class_scores(arrays, jnp.asarray(image))
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    pooled = squeezenet.pooled_features(arrays, image)
+    np.testing.assert_allclose(pooled, x.mean((2, 3)).numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_nearest_finds_a_mirrored_copy(key):
+    faces = np.asarray(jax.random.uniform(key, (5, 32, 32, 3)))
+    training = neighbours.small_pixels(faces)
+    queries = np.stack([faces[3], faces[2, :, ::-1] + 0.01])
+    found = neighbours.nearest(queries, training, neighbours.small_pixels)
+    assert found.rows.tolist() == [3, 2]
+    assert found.mirrored.tolist() == [False, True]
+    np.testing.assert_allclose(found.distance, [0, 0.01], atol=1e-3)
+    np.testing.assert_array_equal(neighbours.pictures(found, faces)[1], faces[2, :, ::-1])
+
+
+def test_landmarks_move_with_the_face():
+    image = np.zeros((60, 80, 3), np.uint8)
+    points = np.array([[30.0, 20.0], [45.0, 33.0], [37.0, 26.0]])
+    for x, y in points.astype(int):
+        image[y - 1 : y + 2, x - 1 : x + 2] = 255
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        crop, moved, side = ground_truth.face_crop(
+            Image.fromarray(image), np.array([28, 18, 20, 18.0]), points, size=128, rng=rng
+        )
+        assert 0.35 * 128 <= side <= 0.6 * 128
+        rows, columns = np.mgrid[:128, :128]
+        for x, y in moved:
+            near = np.hypot(columns - x, rows - y) < side / 8
+            weight = crop[..., 0] * near
+            centre = [(weight * axis).sum() / weight.sum() for axis in (columns, rows)]
+            assert np.hypot(centre[0] - x, centre[1] - y) < 0.5
+
+
+def test_known_warp_points_at_the_same_place_of_the_picture(key):
+    rows, columns = np.mgrid[:64, :64] / 63.0
+    photo = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.float32)
+    points = np.array([[20.0, 30.0], [40.0, 25.0], [32.0, 50.0]])
+    plain = ground_truth.Photometric(0.0, 0.0, 0.0, 0.0, 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ground_truth, "Photometric", lambda: plain)
+        match = ground_truth.known_warp(key, photo, points)
+    assert len(match.source_points) > 0
+    for (x, y), (u, v) in zip(match.source_points, match.target_points, strict=True):
+        colour = match.target[round(v), round(u), :2] * 63
+        assert np.hypot(colour[0] - y, colour[1] - x) < 1.5
+
+
+def test_matching_finds_a_shift(key):
+    features = jax.random.normal(key, (1, 16, 16, 8))
+    target = jnp.roll(features, (2, 3), axis=(1, 2))
+    points = jnp.array([[5.5, 9.5], [21.5, 17.5]])  # centres of cells of 4 pixels
+    found = matching.match_points(
+        {"relu1_1": features}, {"relu1_1": target}, points, ("relu1_1",), size=64, grid=16
+    )
+    np.testing.assert_allclose(found, points + jnp.array([[12.0, 8.0]]), atol=1e-5)
+    elsewhere = np.asarray(found) + np.array([[3, 4], [0, 0]])  # the first is 5 pixels off
+    match = ground_truth.Match(None, None, None, elsewhere, 40.0)
+    assert matching.share_correct(np.asarray(found), match, 0.1).tolist() == [False, True]
+
+
+def test_agreement_sees_through_linear_maps_and_not_through_noise():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 5))
+    y = np.maximum(x @ rng.normal(size=(5, 7)), 0)
+    noise = rng.normal(size=(400, 7))
+    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    assert agreement.linear_cka(x, 3 * x @ turn + 1) == pytest.approx(1)
+    assert agreement.linear_cka(x, noise) < 0.1
+    kernel, bias = agreement.fit_ridge(x, x @ np.arange(10.0).reshape(5, 2) + 4)
+    np.testing.assert_allclose(kernel, np.arange(10.0).reshape(5, 2), atol=0.02)
+    np.testing.assert_allclose(bias, 4, atol=0.02)
+    halves = (x[:200], x[200:])
+    assert agreement.mapped_correlation(halves, (y[:200], y[200:])) > 0.8
+    assert abs(agreement.mapped_correlation(halves, (noise[:200], noise[200:]))) < 0.2
+
+
+# Commands
+
+
+def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
+    widths = (2, 2, 3, 3, 4)
+    monkeypatch.setattr(distill_features, "WIDTHS", widths)
+    monkeypatch.setattr(distill_features, "CONFIG", {"depths": (1,) * 5, "widths": widths})
+    words = flags(
+        *("--faces", 4, "--batch", 1, "--size", 32),
+        data=data,
+        work=tmp_path / "work",
+        out=tmp_path / "f.safetensors",
+    )
+    for steps in (2, 3):
+        state = distill_features.train(distill_features.parse([*words, "--steps", str(steps)]))
+        assert int(state.step) == steps
+    weights = load_weights(tmp_path / "f.safetensors")
+    assert weights.metadata["steps"] == "3"
+    images = jnp.zeros((1, 32, 32, 3))
+    made = backbone(weights.network, weights.config).apply(weights.params, images, ("relu5_1",))
+    assert made["relu5_1"].shape == (1, 2, 2, 4)
+
+
+def test_growth_keeps_the_common_layers_and_the_codes(tmp_path, data, features, fitted):
+    config = {"resolution": 8, "z_dim": 6, "fmap_base": 64, "fmap_max": 4}
+    small = train_generator.restored(fitted, config, 2 * (NUM_FACES - NUM_HELD_OUT))
+    assert int(small.step) == 3
+    words = flags(*SMALL, data=data, features=features, work=tmp_path / "work", out=tmp_path / "g")
+    args = train_adversarial.parse([*words, "--resolution", "16", "--grow-from", str(fitted)])
+    networks = train_adversarial.make_networks(args, None)
+    faces = photos.load_faces(data, 16)[:-NUM_HELD_OUT]
+    state = train_adversarial.begin(args, networks, faces)
+    assert_trees_equal(state.codes, small.codes)
+    for name in ("layer0", "layer3"):
+        assert_trees_equal(state.params[name], small.average[name])
+    assert state.params["layer5"]["kernel"].shape == (3, 3, 4, 4)
+
+
+def test_adversarial_training_resumes_exactly_and_exports(tmp_path, data, features, fitted):
+    def train(name, *more):
+        words = flags(
+            *(*SMALL, "--resolution", 8, "--batch", 4, "--reconstructed", 2, "--ramp", 2),
+            data=data,
+            features=features,
+            work=tmp_path / name,
+            out=tmp_path / f"{name}.safetensors",
+            from_work=fitted,
+        )
+        return train_adversarial.train(train_adversarial.parse([*words, *more]))
+
+    unbroken = train("unbroken", "--steps", "3")
+    stopped = train("broken", "--steps", "9", "--minutes", "1e-9")  # after the first step
+    assert int(stopped.step) == 1
+    resumed = train("broken", "--steps", "3")
+    assert int(resumed.step) == 3
+    assert_trees_equal(resumed, unbroken)
+    files = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("unbroken", "broken")]
+    assert files[0] == files[1]
+    weights = load_weights(tmp_path / "broken.safetensors")
+    assert weights.metadata["images"] == "12"
+    generator = build_generator(weights.network, weights.config)
+    assert generator.sample(weights.params, jnp.ones((2, 6))).shape == (2, 8, 8, 3)
+    assert (tmp_path / "broken" / "samples-000003.png").is_file()
+
+
+def test_adversarial_training_refuses_odd_batches_and_stops_at_nan(tmp_path, data, features):
+    words = flags(*SMALL, data=data, features=features, work=tmp_path / "w", out=tmp_path / "g")
+    for batch in ("2", "6"):
+        with pytest.raises(InputError, match="accepted: "):
+            train_adversarial.train(train_adversarial.parse([*words, "--batch", batch]))
+    empty = train_adversarial.State(*[{"kernel": jnp.zeros(2)}] * 7)
+    train_adversarial.check_finite({"D": jnp.float32(1)}, empty, 7)
+    with pytest.raises(InputError, match="step 7: D is not finite; the last saved state"):
+        train_adversarial.check_finite({"D": jnp.float32(np.nan)}, empty, 7)
+    broken = empty._replace(critic={"kernel": jnp.array([0, np.inf])})
+    with pytest.raises(InputError, match="step 7: discriminator is not finite"):
+        train_adversarial.check_finite({"D": jnp.float32(1)}, broken, 7)
+
+
+def test_generator_evaluation_writes_numbers_and_pictures(tmp_path, data, features, fitted):
+    out = tmp_path / "out"
+    words = flags(
+        *(fitted.parent / "g", "--num", 4, "--inversions", 2, "--steps", 2, "--layer", 2),
+        *("--codes", 2, "--reference-side", 16),
+        data=data,
+        features=features,
+        out=out,
+    )
+    (result,) = evaluate_generator.main(evaluate_generator.parse(words))
+    assert json.loads((out / "evaluation.json").read_text())["generators"] == [result]
+    assert [cell["side"] for cell in result["frechet"]] == [8, 16]
+    assert all(np.isfinite(cell["samples_to_real"]) for cell in result["frechet"])
+    assert set(result["nearest"]) >= {"pixels_samples", "features_held_out"}
+    assert np.isfinite(result["inversions"]["codes_2"]["psnr"]["mean"])
+    assert Image.open(out / "g-samples.png").size == (64, 40)
+    for name in ("g-nearest.png", "g-inversions.png"):
+        assert (out / name).is_file()
+
+
+def test_feature_evaluation_writes_numbers(tmp_path, data, features):
+    words = flags(
+        *(features, "--size", 64, "--grid", 16, "--photos", 4, "--faces", 1, "--warps", 1),
+        *("--repeats", 1),
+        data=data,
+        out=tmp_path,
+    )
+    result = evaluate_features.main(evaluate_features.parse(words))
+    assert json.loads((tmp_path / "features.json").read_text()) == json.loads(json.dumps(result))
+    assert set(result["agreement"]) == set(evaluate_features.TAPS)
+    assert result["correspondence"]["faces"]["points"] == 68
+    assert set(result["correspondence"]["SPair"]["ours"]) == {*evaluate_features.TAPS, "joined"}
+    assert result["seconds"]["ours"]["gradient"] > 0

@@ -1,0 +1,32 @@
+"""What every training and evaluation command shares: errors in one line, a limit on time."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from oeft_jax._checks import InputError
+
+
+def run(command: Callable[[], Any]) -> None:
+    """Runs `command`; bad input and missing files end the program with one sentence."""
+    try:
+        command()
+    except (InputError, FileNotFoundError) as error:
+        sys.exit(f"training: {error}")
+
+
+class Clock:
+    """Time since a command began, and whether `minutes` are over (0 for no limit)."""
+
+    def __init__(self, minutes: float = 0.0) -> None:
+        self.began = time.monotonic()
+        self.minutes = minutes
+
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.began
+
+    def is_over(self) -> bool:
+        """True once the limit has passed."""
+        return bool(self.minutes) and self.seconds() >= 60 * self.minutes

@@ -1,0 +1,262 @@
+"""Measures a feature network: `python -m training.evaluate_features`.
+
+Beside it stand the real VGG-19 (to relu3_1), the distilled VGG-19 that taught the deeper taps, the
+same network with random weights, and no matching at all (the same position). Measured: agreement
+with the teachers on photos that nothing was trained on, matching against ground truth, time.
+Writes `features.json` and prints one table.
+
+Taps of different widths are compared through a linear map, fitted by ridge regression on one half
+of the photos and tested on the other, and by linear CKA, which needs no map. The heads of the
+distillation are not used: they are not exported.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oeft_jax._checks import check_range
+from oeft_jax._types import Features, Params
+from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.models.backbone import backbone
+from oeft_jax.weights import Weights, load_weights
+from training import cli, ground_truth, teachers
+from training.agreement import linear_cka, mapped_correlation
+from training.ground_truth import Match
+from training.matching import match_points, share_correct
+
+TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+JOINED = CorrespondenceConfig().taps  # the package's hypercolumn
+SAME_PLACE = "same position"
+POSITIONS = 256  # sampled from every photo and tap for the agreement
+THRESHOLDS = {"PCK@0.1": 0.1, "PCK@0.03": 0.03}
+
+Row = dict[str, Any]
+
+
+class Contender(NamedTuple):
+    """A feature network with its weights."""
+
+    features: Callable[[Params, jax.Array], Features]  # images [n, s, s, 3] in [0, 1]
+    params: Params
+    taps: tuple[str, ...]  # that it reaches
+
+
+def contenders(weights: Weights, data: Path, seed: int) -> dict[str, Contender]:
+    """The network in question and what it is compared with, by name."""
+    network = backbone(weights.network, weights.config)
+    vgg, distilled = (jax.tree.map(jnp.float32, arrays) for arrays in teachers.read(data))
+
+    def ours(params: Params, images: jax.Array) -> Features:
+        return network.apply(params, images, TAPS)
+
+    random = network.init(jax.random.fold_in(jax.random.key(seed), 1), TAPS)
+    return {
+        "ours": Contender(ours, weights.params, TAPS),
+        "real VGG-19": Contender(teachers.vgg_features, vgg, TAPS[:3]),
+        "stand-in": Contender(teachers.distilled_features, distilled, TAPS),
+        "random": Contender(ours, random, TAPS),
+    }
+
+
+def compiled(contender: Contender) -> Callable[[np.ndarray], Features]:
+    """image [s, s, 3] -> tap -> [1, h, w, c]."""
+    features = jax.jit(contender.features)
+    return lambda image: features(contender.params, jnp.asarray(image)[None])
+
+
+def sampled(
+    features: Callable[[np.ndarray], Features], images: list[np.ndarray], seed: int
+) -> dict[str, list[np.ndarray]]:
+    """Rows of every tap at random positions, the same for every network. tap -> a row set each."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for number, image in enumerate(images):
+        for tap, value in features(image).items():
+            cells = np.asarray(value).reshape(-1, value.shape[-1])
+            rng = np.random.default_rng((seed, number))
+            rows.setdefault(tap, []).append(cells[rng.integers(len(cells), size=POSITIONS)])
+    return rows
+
+
+def agreement(everyone: dict[str, Contender], images: list[np.ndarray], seed: int) -> Row:
+    """tap -> network -> agreement with that tap's teacher."""
+    rows = {name: sampled(compiled(one), images, seed) for name, one in everyone.items()}
+    result: Row = {}
+    for tap in TAPS:
+        teacher = "real VGG-19" if tap in rows["real VGG-19"] else "stand-in"
+        true = rows[teacher][tap]
+        result[tap] = {"teacher": teacher}
+        for name in ("ours", "stand-in", "random"):
+            if name != teacher:
+                mine, half = rows[name][tap], len(images) // 2
+                x, y = (
+                    (np.concatenate(part[:half]), np.concatenate(part[half:]))
+                    for part in (mine, true)
+                )
+                result[tap][name] = {
+                    "correlation": mapped_correlation(x, y),
+                    "cka": linear_cka(x[1], y[1]),
+                }
+    return result
+
+
+def correct(
+    one: Contender, matches: list[Match], *, size: int, grid: int
+) -> dict[str, dict[str, float]]:
+    """tap, or "joined" for the package's hypercolumn -> threshold -> share of points."""
+    features = compiled(one)
+    sets: dict[str, tuple[str, ...]] = {tap: (tap,) for tap in one.taps}
+    if set(JOINED) <= set(one.taps):
+        sets["joined"] = JOINED
+    found = jax.jit(match_points, static_argnames=("taps", "size", "grid"))
+    hits: dict[str, dict[str, list[np.ndarray]]] = {
+        name: {threshold: [] for threshold in THRESHOLDS} for name in sets
+    }
+    for match in matches:
+        source, target = features(match.source), features(match.target)
+        padded = np.resize(match.source_points, (256, 2))  # one shape, so one program
+        for name, taps in sets.items():
+            points = np.asarray(
+                found(source, target, jnp.asarray(padded), taps=taps, size=size, grid=grid)
+            )[: len(match.source_points)]
+            for threshold, share in THRESHOLDS.items():
+                hits[name][threshold].append(share_correct(points, match, share))
+    return {
+        name: {t: float(np.mean(np.concatenate(hit))) for t, hit in cell.items()}
+        for name, cell in hits.items()
+    }
+
+
+def same_place(matches: list[Match]) -> dict[str, float]:
+    """threshold -> share of points that are right without moving."""
+    return {
+        threshold: float(
+            np.mean(np.concatenate([share_correct(m.source_points, m, share) for m in matches]))
+        )
+        for threshold, share in THRESHOLDS.items()
+    }
+
+
+def correspondence(everyone: dict[str, Contender], args: argparse.Namespace) -> Row:
+    """kind of ground truth -> network -> tap -> threshold -> share of points that are right."""
+    kinds = {
+        "faces": ground_truth.faces(args.data, args.faces, args.size, args.seed),
+        "known warps": ground_truth.known_warps(args.data, args.warps, args.size, args.seed),
+        "SPair": ground_truth.spair(args.data, args.size),
+        "WILLOW": ground_truth.willow(args.data, args.size),
+    }
+    result: Row = {}
+    for kind, matches in kinds.items():
+        result[kind] = {
+            "pairs": len(matches),
+            "points": sum(len(match.source_points) for match in matches),
+            SAME_PLACE: {"-": same_place(matches)},
+        }
+        for name, one in everyone.items():
+            result[kind][name] = correct(one, matches, size=args.size, grid=args.grid)
+    return result
+
+
+def seconds(function: Callable[..., Any], *args: Any, repeats: int) -> float:
+    """Median time of a compiled call, after one to warm up."""
+    compiled = jax.jit(function).lower(*args).compile()
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(*args))
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[1:]))
+
+
+def timing(everyone: dict[str, Contender], *, size: int, repeats: int) -> Row:
+    """Seconds of one picture forward, and with the gradient of every weight; by deepest tap."""
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, size, size, 3)), jnp.float32)
+    result: Row = {}
+    for name in ("ours", "real VGG-19", "stand-in"):
+        one = everyone[name]
+
+        def size_of(params: Params, images: jax.Array, one: Contender = one) -> jax.Array:
+            features = one.features(params, images)
+            return sum((jnp.mean(value**2) for value in features.values()), jnp.float32(0))
+
+        result[name] = {
+            "to": one.taps[-1],
+            "forward": seconds(one.features, one.params, image, repeats=repeats),
+            "gradient": seconds(jax.grad(size_of), one.params, image, repeats=repeats),
+        }
+    return result
+
+
+def table(result: Row) -> str:
+    """The measured numbers, a line each."""
+    lines = ["agreement with the teacher (correlation through a linear map, CKA)"]
+    for tap, cell in result["agreement"].items():
+        parts = [
+            f"{name} {value['correlation']:.3f} {value['cka']:.3f}"
+            for name, value in cell.items()
+            if name != "teacher"
+        ]
+        lines.append(f"  {tap} against {cell['teacher']}: {', '.join(parts)}")
+    for kind, cell in result["correspondence"].items():
+        lines.append(f"{kind}: {cell['pairs']} pairs, {cell['points']} points, PCK@0.1 (@0.03)")
+        for name in (SAME_PLACE, "ours", "real VGG-19", "stand-in", "random"):
+            parts = [f"{t} {v['PCK@0.1']:.3f} ({v['PCK@0.03']:.3f})" for t, v in cell[name].items()]
+            lines.append(f"  {name:14} {', '.join(parts)}")
+    lines.append("time of one picture, forward and with all weight gradients")
+    for name, cell in result["seconds"].items():
+        lines.append(
+            f"  {name:14} to {cell['to']} {cell['forward']:.3f} s {cell['gradient']:.3f} s"
+        )
+    return "\n".join(lines)
+
+
+def main(args: argparse.Namespace) -> Row:
+    """Measures everything and writes it."""
+    check_range("--photos", args.photos, 2)
+    weights = load_weights(args.features)
+    everyone = contenders(weights, args.data, args.seed)
+    images = ground_truth.evaluation_photos(args.data, args.photos, args.size)
+    result = {
+        "file": args.features.name,
+        "sha256": weights.sha256,
+        "config": weights.config,
+        "made": weights.metadata,
+        "seed": args.seed,
+        "size": args.size,
+        "grid": args.grid,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "agreement": agreement(everyone, images, args.seed),
+        "correspondence": correspondence(everyone, args),
+        "seconds": timing(everyone, size=args.size, repeats=args.repeats),
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "features.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(table(result))
+    return result
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("features", type=Path, help="weight file of a VGG-shaped network")
+    parser.add_argument("--data", type=Path, required=True, help="folder with photos and teachers")
+    parser.add_argument("--out", type=Path, required=True, help="folder for features.json")
+    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
+    parser.add_argument("--grid", type=int, default=64, help="cells on a side")
+    parser.add_argument("--photos", type=int, default=40, help="for the agreement with teachers")
+    parser.add_argument("--faces", type=int, default=60, help="pairs of faces")
+    parser.add_argument("--warps", type=int, default=20, help="photos against their warps")
+    parser.add_argument("--repeats", type=int, default=5, help="of each timed call")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(parse()))

@@ -1,0 +1,230 @@
+"""Measures face generators: `python -m training.evaluate_generator`.
+
+Four things for every weight file: a sheet of 40 uncurated samples; the Frechet distance between
+samples and training faces in SqueezeNet features, beside that of two disjoint halves of the real
+set; the training faces nearest to ten samples, beside those of ten held-out faces; and how near
+inversion comes to held-out faces with one code and with several. Writes `evaluation.json` and
+pictures; prints one table.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from oeft_jax._checks import InputError, check_range
+from oeft_jax.metrics import frechet_distance
+from oeft_jax.models.backbone import backbone
+from oeft_jax.models.backbone import generator as build
+from oeft_jax.models.generator import Generator
+from oeft_jax.weights import Weights, load_weights
+from training import cli, neighbours, photos, sheets, squeezenet
+from training.invertibility import invert
+
+QUERIES = 10  # samples whose nearest training faces are shown
+REFERENCE_SIDE = 128  # pixels of the real faces that every generator is compared with
+
+Row = dict[str, Any]
+
+
+def _spread(values: np.ndarray) -> Row:
+    return {"mean": float(np.mean(values)), "deviation": float(np.std(values))}
+
+
+def halves(total: int, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint random sets of `num` indices below `total`."""
+    check_range("--num", num, 1, total // 2)
+    order = np.random.default_rng(seed).permutation(total)
+    return order[:num], order[num : 2 * num]
+
+
+def real_halves(
+    data: Path, side: int, num: int, arrays: squeezenet.Arrays, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of two disjoint halves of the training faces, `num` each, at `side` pixels."""
+    real = photos.load_faces(data, side)[: -photos.HELD_OUT]
+    first, second = halves(len(real), num, seed)
+    return (
+        squeezenet.pooled_features(arrays, real[first]),
+        squeezenet.pooled_features(arrays, real[second]),
+    )
+
+
+def frechet(samples: np.ndarray, side: int, real: tuple[np.ndarray, np.ndarray]) -> Row:
+    """Distances at equal numbers: samples to one half of the real faces, the halves to each other.
+
+    Samples of fewer pixels than `side` are only scaled up, so what they lack in detail counts.
+
+    Args:
+      samples: [n, 512] features.
+      real: [n, 512] features of each half.
+    """
+    return {
+        "side": side,
+        "num": len(samples),
+        "samples_to_real": frechet_distance(samples, real[0]),
+        "real_to_real": frechet_distance(*real),
+    }
+
+
+def nearest(samples: np.ndarray, faces: np.ndarray, arrays: Any, args: Any, stem: str) -> Row:
+    """Nearest training faces of samples and of held-out faces, in pixels and in features.
+
+    The picture has one row for each of the four: queries above, what was found below.
+    """
+    training = faces[: -photos.HELD_OUT][: args.training_faces or None]
+    held_out = faces[-photos.HELD_OUT :][:QUERIES]
+    queries = {"samples": (samples[:QUERIES] * 255).astype(np.uint8), "held_out": held_out}
+    spaces = {
+        "pixels": neighbours.small_pixels,
+        "features": lambda images: squeezenet.pooled_features(arrays, images),
+    }
+    result: Row = {"training_faces": len(training)}
+    rows: list[np.ndarray] = []
+    for space, embed in spaces.items():
+        embedded = embed(training)
+        for name, query in queries.items():
+            found = neighbours.nearest(query, embedded, embed)
+            each = [round(float(value), 5) for value in found.distance]
+            result[f"{space}_{name}"] = {**_spread(found.distance), "each": each}
+            rows += [query, neighbours.pictures(found, training)]
+    sheets.save(args.out / f"{stem}-nearest.png", np.concatenate(rows), columns=QUERIES)
+    return result
+
+
+def inversions(
+    generator: Generator, weights: Weights, faces: np.ndarray, args: Any, stem: str
+) -> Row:
+    """PSNR and SSIM over held-out faces for every number of codes; a picture of the first ten."""
+    phi = load_weights(args.features)
+    network = backbone(phi.network, phi.config)
+    held_out = faces[-photos.HELD_OUT :]
+    chosen = held_out[np.linspace(0, len(held_out) - 1, args.inversions).round().astype(int)]
+    result: Row = {"faces": len(chosen), "steps": args.steps, "layer": args.layer}
+    shown = min(len(chosen), 10)
+    rows = [chosen[:shown].astype(np.float32) / 255]
+    for num_codes in args.codes:
+        done = invert(
+            chosen,
+            generator,
+            weights,
+            phi,
+            network,
+            num_codes=num_codes,
+            layer=args.layer,
+            steps=args.steps,
+            seed=args.seed,
+        )
+        result[f"codes_{num_codes}"] = {"psnr": _spread(done.psnr), "ssim": _spread(done.ssim)}
+        rows.append(done.images[:shown])
+    sheets.save(args.out / f"{stem}-inversions.png", np.concatenate(rows), columns=shown)
+    return result
+
+
+def evaluate(weights: Weights, path: Path, real: dict[int, Any], args: Any) -> Row:
+    """Everything about one weight file; pictures are named after it.
+
+    Args:
+      real: side in pixels -> features of both halves of the real faces.
+    """
+    generator = build(weights.network, weights.config)
+    result: Row = {
+        "file": path.name,
+        "sha256": weights.sha256,
+        "config": weights.config,
+        "made": weights.metadata,
+    }
+    sheets.save_samples(args.out / f"{path.stem}-samples.png", generator, weights.params, seed=7)
+    arrays = squeezenet.read(args.data)
+    faces = photos.load_faces(args.data, generator.resolution)
+    if args.num:
+        made = sheets.samples(generator, weights.params, seed=args.seed + 1, num=args.num)
+        embedded = squeezenet.pooled_features(arrays, made)
+        sides = sorted({generator.resolution, args.reference_side})
+        result["frechet"] = [frechet(embedded, side, real[side]) for side in sides]
+    if args.neighbours:
+        made = sheets.samples(generator, weights.params, seed=args.seed + 1, num=QUERIES)
+        result["nearest"] = nearest(made, faces, arrays, args, path.stem)
+    if args.inversions:
+        result["inversions"] = inversions(generator, weights, faces, args, path.stem)
+    return result
+
+
+def table(results: list[Row]) -> str:
+    """One line for each measured number, one column for each file."""
+    columns = [dict(_numbers(result)) for result in results]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    width = max(map(len, ["", *names]))
+    head = " ".join(f"{result['file']:>28}" for result in results)
+    lines = [f"{'':{width}} {head}"]
+    for name in names:
+        cells = " ".join(f"{column.get(name, '-'):>28}" for column in columns)
+        lines.append(f"{name:{width}} {cells}")
+    return "\n".join(lines)
+
+
+def _numbers(result: Row) -> list[tuple[str, str]]:
+    def spread(cell: Row) -> str:
+        return f"{cell['mean']:.3f} +- {cell['deviation']:.3f}"
+
+    rows = []
+    for cell in result.get("frechet", []):
+        text = f"{cell['samples_to_real']:.2f} (halves {cell['real_to_real']:.2f})"
+        rows.append((f"Frechet at {cell['side']} px", text))
+    for name, cell in result.get("nearest", {}).items():
+        if isinstance(cell, dict):
+            rows.append((f"nearest, {name}", spread(cell)))
+    for name, cell in result.get("inversions", {}).items():
+        if isinstance(cell, dict):
+            rows += [(f"{name} PSNR", spread(cell["psnr"])), (f"{name} SSIM", spread(cell["ssim"]))]
+    return rows
+
+
+def main(args: argparse.Namespace) -> list[Row]:
+    """Evaluates every file, writing what is known after each."""
+    if len({path.stem for path in args.generators}) < len(args.generators):
+        raise InputError("two generators have the same file name; pictures are named after it.")
+    args.out.mkdir(parents=True, exist_ok=True)
+    clock, files = cli.Clock(), [load_weights(path) for path in args.generators]
+    sides = {build(file.network, file.config).resolution for file in files}
+    arrays, real, results = squeezenet.read(args.data), {}, []
+    for side in {args.reference_side, *sides} if args.num else ():
+        real[side] = real_halves(args.data, side, args.num, arrays, args.seed)
+    for weights, path in zip(files, args.generators, strict=True):
+        results.append(evaluate(weights, path, real, args))
+        run = {
+            "seed": args.seed,
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "seconds": round(clock.seconds()),
+            "generators": results,
+        }
+        (args.out / "evaluation.json").write_text(json.dumps(run, indent=1) + "\n", "utf-8")
+    print(table(results))
+    return results
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("generators", type=Path, nargs="+", help="weight files")
+    parser.add_argument("--data", type=Path, required=True, help="folder with faces and SqueezeNet")
+    parser.add_argument("--features", type=Path, required=True, help="weights inversion looks with")
+    parser.add_argument("--out", type=Path, required=True, help="folder for JSON and pictures")
+    parser.add_argument("--num", type=int, default=2000, help="samples for Frechet; 0: skip")
+    parser.add_argument("--reference-side", type=int, default=REFERENCE_SIDE, help="of real faces")
+    parser.add_argument("--neighbours", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--training-faces", type=int, default=0, help="searched; 0: all")
+    parser.add_argument("--inversions", type=int, default=50, help="held-out faces; 0: skip")
+    parser.add_argument("--steps", type=int, default=150, help="of each inversion")
+    parser.add_argument("--layer", type=int, default=6, help="composing layer")
+    parser.add_argument("--codes", type=int, nargs="+", default=[1, 20])
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(parse()))

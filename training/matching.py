@@ -1,0 +1,45 @@
+"""From features to matched points, and how many of them are right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oeft_jax._types import Features, Taps
+from oeft_jax.correlation import hypercolumn, layer_scales, match_features
+from training.ground_truth import Match
+
+
+def match_points(
+    source: Features, target: Features, points: jax.Array, taps: Taps, *, size: int, grid: int
+) -> jax.Array:
+    """Where each point of the source lies in the target: the best cell of the joined taps.
+
+    Scaling, centring and the cosine are the package's (Eq. 3-5); the source's features are read
+    between cell centres, bilinearly.
+
+    Args:
+      source: tap -> [1, h, w, c]; target the same.
+      points: [k, 2] (x, y) pixels of images of `size` pixels.
+      grid: cells on a side.
+    Returns:
+      [k, 2] pixels, centres of cells.
+    """
+    chosen = {tap: source[tap] for tap in taps}
+    scales = layer_scales(chosen, "rms")
+    cells = hypercolumn(chosen, scales, grid=grid)[0]
+    ours = (cells - jnp.mean(cells, axis=0, keepdims=True)).reshape(grid, grid, -1)
+    theirs = hypercolumn({tap: target[tap] for tap in taps}, scales, grid=grid)
+    side = size / grid
+    place = jnp.clip((points + 0.5) / side - 0.5, 0, grid - 1)
+    cell = jnp.arange(grid)
+    near = jnp.maximum(1 - jnp.abs(place[:, :, None] - cell[None, None, :]), 0)  # [k, 2, grid]
+    read = jnp.einsum("kr,kq,rqc->kc", near[:, 1], near[:, 0], ours, precision="highest")
+    similar = jnp.einsum("kc,qc->kq", read, match_features(theirs)[0], precision="highest")
+    rows, columns = jnp.divmod(jnp.argmax(similar, axis=1), grid)
+    return jnp.stack([columns, rows], axis=1) * side + (side - 1) / 2
+
+
+def share_correct(found: np.ndarray, match: Match, threshold: float) -> np.ndarray:
+    """PCK of one pair, point by point: error at most `threshold` of the object's size. [k] bool."""
+    error = np.linalg.norm(found - match.target_points, axis=1)
+    return np.asarray(error <= threshold * match.length)

@@ -1,0 +1,304 @@
+"""Trains the face generator against a discriminator: `python -m training.train_adversarial`.
+
+Non-saturating logistic loss (Goodfellow et al. 2014), R1 penalty at every 16th step (Mescheder et
+al. 2018; Karras et al. 2020), differentiable augmentation, minibatch deviation, Adam with b1 = 0,
+averaged weights. It begins with a generator of `train_generator`, at the same or at half the
+resolution, and keeps that run's reconstruction of real faces from their codes as a second term, so
+that what inversion relies on is not lost. The adversarial term comes in over `--ramp` steps: the
+discriminator, and the layers that growth added, start from nothing.
+
+The faces lie on the device as bytes; a step draws its own rows, so the same seed and step give the
+same batch, also after a stop.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from oeft_jax import checkpoint
+from oeft_jax._checks import InputError, check_range
+from oeft_jax._types import Params, Terms
+from oeft_jax.models.backbone import Backbone, backbone
+from oeft_jax.models.generator import Generator
+from oeft_jax.models.pggan import pggan
+from oeft_jax.weights import load_weights, save_weights
+from training import cli, photos, sheets, train_generator
+from training.diff_augment import augment
+from training.discriminator import GROUP, Discriminator, discriminator
+from training.states import averaged, blank
+
+R1_EVERY = 16  # steps; the penalty is multiplied by it
+
+
+class State(NamedTuple):
+    """Carried between steps and saved."""
+
+    step: jax.Array
+    params: Params
+    average: Params  # exponential moving average of params: what is exported
+    critic: Params
+    opt_state: optax.OptState
+    critic_opt_state: optax.OptState
+    codes: jax.Array  # [2 m, d], of the faces and then of their mirror images; constant
+
+
+class Networks(NamedTuple):
+    """What is trained and what judges, without weights."""
+
+    generator: Generator
+    discriminator: Discriminator
+    features: Backbone
+    optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
+
+
+def adam_without_momentum(learning_rate: float) -> optax.GradientTransformation:
+    """Adam with b1 = 0, b2 = 0.99; no first moment is kept, which saves a fifth of the state."""
+    return optax.rmsprop(learning_rate, decay=0.99, eps_in_sqrt=False, bias_correction=True)
+
+
+def pictures(faces: jax.Array, rows: jax.Array) -> jax.Array:
+    """Faces and, for rows beyond them, their mirror images. -> [n, s, s, 3] in [0, 1]."""
+    images = faces[rows % len(faces)].astype(jnp.float32) / 255
+    mirrored = (rows >= len(faces)).reshape(-1, 1, 1, 1)
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def critic_loss(
+    critic: Params,
+    real: jax.Array,
+    made: jax.Array,
+    key: jax.Array,
+    *,
+    discriminator: Discriminator,
+    r1: float,
+) -> tuple[jax.Array, Terms]:
+    """Logistic loss of pictures [n, s, s, 3] in [-1, 1], with r1 / 2 |dD / dreal|^2 if r1 > 0."""
+    keys = jax.random.split(key)
+    real = augment(keys[0], real)
+    real_score = discriminator.score(critic, real)
+    made_score = discriminator.score(critic, augment(keys[1], made))
+    loss = jnp.mean(jax.nn.softplus(-real_score)) + jnp.mean(jax.nn.softplus(made_score))
+    terms = {"D": loss, "real": jnp.mean(real_score), "made": jnp.mean(made_score)}
+    if r1:
+        slope = jax.grad(lambda images: jnp.sum(discriminator.score(critic, images)))(real)
+        terms["R1"] = jnp.mean(jnp.sum(slope**2, axis=(1, 2, 3)))
+        loss = loss + r1 / 2 * terms["R1"]
+    return loss, terms
+
+
+def generator_loss(
+    params: Params,
+    critic: Params,
+    latents: jax.Array,
+    key: jax.Array,
+    *,
+    networks: Networks,
+) -> jax.Array:
+    """Non-saturating loss of standard normal latents [n, d]."""
+    made = networks.generator.sample(params, latents)
+    score = networks.discriminator.score(critic, augment(key, made))
+    return jnp.mean(jax.nn.softplus(-score))
+
+
+def make_step(networks: Networks, args: argparse.Namespace) -> Any:
+    """The jitted step: (key, state, faces, feature weights, with_r1=...) -> (state, terms)."""
+    reconstruction = partial(
+        train_generator.loss_fn,
+        generator=networks.generator,
+        network=networks.features,
+        noise=args.noise,
+        perceptual=args.perceptual,
+    )
+
+    def both(
+        params: Params, state: State, faces: jax.Array, features: Params, keys: jax.Array
+    ) -> tuple[jax.Array, Terms]:
+        share = jnp.minimum(1.0, (state.step + 1) / max(args.ramp, 1))
+        latents = jax.random.normal(keys[0], (args.batch, networks.generator.code_dim))
+        adversarial = generator_loss(params, state.critic, latents, keys[1], networks=networks)
+        terms, loss = {"G": adversarial}, share * adversarial
+        if args.reconstruction:
+            rows = jax.random.randint(keys[2], (args.reconstructed,), 0, len(state.codes))
+            images, codes = pictures(faces, rows), state.codes[rows]
+            error, _ = reconstruction((params, codes), images, features, keys[3])
+            terms["reconstruction"] = error
+            loss = loss + args.reconstruction * error
+        return loss, terms
+
+    def step(
+        key: jax.Array, state: State, faces: jax.Array, features: Params, *, with_r1: bool
+    ) -> tuple[State, Terms]:
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 7)
+        rows = jax.random.randint(keys[0], (args.batch,), 0, 2 * len(faces))
+        real = pictures(faces, rows) * 2 - 1
+        latents = jax.random.normal(keys[1], (args.batch, networks.generator.code_dim))
+        made = networks.generator.sample(state.params, latents)
+        r1 = args.r1 * R1_EVERY if with_r1 else 0.0
+        judge = partial(critic_loss, discriminator=networks.discriminator, r1=r1)
+        grads, terms = jax.grad(judge, has_aux=True)(state.critic, real, made, keys[2])
+        updates, critic_opt_state = networks.critic_optimizer.update(grads, state.critic_opt_state)
+        state = state._replace(
+            critic=optax.apply_updates(state.critic, updates), critic_opt_state=critic_opt_state
+        )
+        grads, more = jax.grad(both, has_aux=True)(state.params, state, faces, features, keys[3:])
+        updates, opt_state = networks.optimizer.update(grads, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        average = averaged(state.average, params, state.step, most=args.average)
+        state = state._replace(
+            step=state.step + 1, params=params, average=average, opt_state=opt_state
+        )
+        return state, {**terms, **more}
+
+    return jax.jit(step, donate_argnums=1, static_argnames="with_r1")
+
+
+def init(key: jax.Array, networks: Networks, params: Params, codes: Any) -> State:
+    """A random discriminator against the generator `params`."""
+    critic = networks.discriminator.init(key)
+    return State(
+        jnp.int32(0),
+        params,
+        jax.tree.map(jnp.copy, params),
+        critic,
+        networks.optimizer.init(params),
+        networks.critic_optimizer.init(critic),
+        jnp.asarray(codes),
+    )
+
+
+def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> State:
+    """The state to go on from: of `--work`, of another run, or a random generator."""
+    key, config = jax.random.key(args.seed), train_generator.generator_config(args)
+    fresh = partial(networks.generator.init, jax.random.fold_in(key, 1))
+    begun = partial(init, key, networks)
+    num_codes = 2 * len(faces)
+    if checkpoint.latest(args.work) is not None:
+        codes = np.zeros((num_codes, args.code_dim), np.float32)
+        like = blank(lambda: begun(fresh(), codes))
+        return checkpoint.restore(args.work, like)
+    if args.from_work is not None:
+        run = train_generator.restored(args.from_work, config, num_codes)
+        return begun(run.average, run.codes)
+    if args.grow_from is not None:
+        lower = {**config, "resolution": args.resolution // 2}
+        run = train_generator.restored(args.grow_from, lower, num_codes)
+        return begun(train_generator.grown(fresh(), run.average), run.codes)
+    both_ways = np.concatenate([faces, faces[:, :, ::-1]])
+    return begun(fresh(), train_generator.principal_codes(both_ways, args.code_dim))
+
+
+def make_networks(args: argparse.Namespace, features: Backbone) -> Networks:
+    """Both networks and their optimisers, as the flags say."""
+    critic = discriminator(
+        args.resolution,
+        fmap_base=args.critic_base or args.fmap_base,
+        fmap_max=args.critic_max or args.fmap_max,
+    )
+    return Networks(
+        pggan(**train_generator.generator_config(args)),
+        critic,
+        features,
+        adam_without_momentum(args.learning_rate),
+        adam_without_momentum(args.critic_rate),
+    )
+
+
+def save(state: State, done: int, args: argparse.Namespace, generator: Generator) -> None:
+    """State, weight file, sample sheet, in the order of what would be missed most."""
+    checkpoint.save(args.work, done, state)
+    card = {
+        "steps": str(done),
+        "images": str(done * args.batch),
+        "seed": str(args.seed),
+        "objective": "adversarial",
+    }
+    config = train_generator.generator_config(args)
+    save_weights(args.out, state.average, network="pggan", config=config, metadata=card)
+    path = args.work / f"samples-{done:06d}.png"
+    sheets.save_samples(path, generator, state.average, seed=7)
+
+
+def check_finite(terms: Terms, state: State, done: int) -> None:
+    """Raises InputError, before anything is saved, where training has broken down."""
+    sums = {
+        name: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree))
+        for name, tree in (("generator", state.params), ("discriminator", state.critic))
+    }
+    for name, value in {**terms, **sums}.items():
+        if not np.isfinite(value):
+            raise InputError(
+                f"step {done}: {name} is not finite; the last saved state is intact, continue "
+                "from it with a smaller --critic-rate or a larger --r1."
+            )
+
+
+def train(args: argparse.Namespace) -> State:
+    """Trains, saving every `--save-every` steps; continues what `--work` holds."""
+    check_range("--batch", args.batch, GROUP)
+    if args.batch % GROUP:
+        raise InputError(f"--batch {args.batch} is not accepted; accepted: multiples of {GROUP}.")
+    clock, weights = cli.Clock(args.minutes), load_weights(args.features)
+    networks = make_networks(args, backbone(weights.network, weights.config))
+    faces = photos.load_faces(args.data, args.resolution)[: -photos.HELD_OUT]
+    state = begin(args, networks, faces)
+    step, key = make_step(networks, args), jax.random.key(args.seed + 1)
+    on_device, done = jax.device_put(faces), int(state.step)
+    logged, logged_at = done, clock.seconds()
+    is_last = done >= args.steps
+    while not is_last:
+        with_r1 = args.r1 > 0 and done % R1_EVERY == 0
+        state, terms = step(key, state, on_device, weights.params, with_r1=with_r1)
+        done += 1
+        is_last = done >= args.steps or clock.is_over()
+        is_saving = done % args.save_every == 0 or is_last
+        if done % args.log_every == 0 or is_saving:
+            check_finite(terms, state, done)
+            now, text = clock.seconds(), " ".join(f"{k}={float(v):.3f}" for k, v in terms.items())
+            speed = (done - logged) * args.batch / (now - logged_at)
+            print(f"step {done} {now:.0f}s {speed:.1f} images/s {text}", flush=True)
+            logged, logged_at = done, now
+        if is_saving:
+            save(state, done, args, networks.generator)
+    return state
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with lfw128/lfw128.zip")
+    parser.add_argument("--features", type=Path, required=True, help="weights of the loss network")
+    parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
+    parser.add_argument("--out", type=Path, required=True, help="weight file to write")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--from-work", type=Path, help="--work of train_generator, same size")
+    start.add_argument("--grow-from", type=Path, help="--work of train_generator, half the size")
+    train_generator.add_generator_flags(parser)
+    parser.add_argument("--critic-base", type=int, default=0, help="0: as --fmap-base")
+    parser.add_argument("--critic-max", type=int, default=0, help="0: as --fmap-max")
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the generator")
+    parser.add_argument("--critic-rate", type=float, default=2e-3, help="of the discriminator")
+    parser.add_argument("--r1", type=float, default=1.0, help="weight of the R1 penalty")
+    parser.add_argument("--ramp", type=int, default=1000, help="steps to the full adversarial loss")
+    parser.add_argument("--reconstruction", type=float, default=1.0, help="weight; 0 for none")
+    parser.add_argument("--reconstructed", type=int, default=8, help="faces a step for it")
+    parser.add_argument("--noise", type=float, default=0.15, help="deviation added to their codes")
+    parser.add_argument("--perceptual", type=float, default=0.3, help="of each tap's error in it")
+    parser.add_argument("--average", type=float, default=0.999, help="decay of the average")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--save-every", type=int, default=500)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: train(parse()))
