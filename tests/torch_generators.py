@@ -151,3 +151,39 @@ def stylegan_images(state, z, resolution, *, with_noise, psi, truncated_layers):
     return F.conv2d(x, weight) / math.sqrt(weight.shape[1]) + state[f"{name}.bias"].view(
         1, -1, 1, 1
     )
+
+
+def _zoo(table):
+    """The container of the newer model zoo, with another generator beside the averaged one."""
+    other = {name: torch.zeros_like(value) for name, value in table.items()}
+    return {
+        "generator": other,
+        "discriminator": {"layer0.weight": torch.ones(3, 3)},
+        "generator_smooth": table,
+    }
+
+
+def pggan_zoo(state):
+    """A PGGAN state in the naming of the newer model zoo."""
+    return _zoo({_zoo_name(name): value for name, value in state.items()})
+
+
+def stylegan_zoo(state):
+    """A StyleGAN state in the naming of the newer model zoo: fused kernels are [out, in, 3, 3]."""
+    table = {_zoo_name(name): value for name, value in state.items()}
+    for name, value in state.items():
+        if value.ndim == 4 and name.endswith(".weight") and ".conv." not in name:
+            table[_zoo_name(name)] = value.permute(3, 2, 0, 1)
+    return _zoo(table)
+
+
+def _zoo_name(name):
+    for old, new in (
+        ("epilogue.", ""),
+        ("style_mod.dense.", "style."),
+        (".fc.", "."),
+        (".conv.", "."),
+        (".wscale.", "."),
+    ):
+        name = name.replace(old, new)
+    return name

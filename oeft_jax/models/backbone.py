@@ -8,10 +8,14 @@ import jax.numpy as jnp
 
 from oeft_jax._checks import InputError, check_choice
 from oeft_jax._types import FeatureFn, Params, Taps
+from oeft_jax.models.alexnet import AlexNet
 from oeft_jax.models.generator import Generator
+from oeft_jax.models.inception import Inception
 from oeft_jax.models.pggan import pggan
 from oeft_jax.models.resnet import ResNet
+from oeft_jax.models.squeezenet import SqueezeNet
 from oeft_jax.models.stylegan import stylegan
+from oeft_jax.models.stylegan2 import stylegan2
 from oeft_jax.models.vgg import VGG
 
 
@@ -21,14 +25,25 @@ class Backbone(NamedTuple):
     name: str
     apply: FeatureFn  # (params, images [n, h, w, 3] in [0, 1], taps) -> features
     init: Callable[[jax.Array, Taps], Params]  # (key, taps) -> random params, as deep as the taps
+    tap_names: tuple[str, ...] = ()  # all taps, shallow to deep
 
 
-FEATURE_NETWORKS: dict[str, Any] = {"vgg": VGG, "resnet": ResNet}
-GENERATORS: dict[str, Callable[..., Generator]] = {"pggan": pggan, "stylegan": stylegan}
+FEATURE_NETWORKS: dict[str, Any] = {
+    "vgg": VGG,
+    "resnet": ResNet,
+    "inception": Inception,
+    "alexnet": AlexNet,
+    "squeezenet": SqueezeNet,
+}
+GENERATORS: dict[str, Callable[..., Generator]] = {
+    "pggan": pggan,
+    "stylegan": stylegan,
+    "stylegan2": stylegan2,
+}
 
 
 def backbone(network: str, config: dict[str, Any]) -> Backbone:
-    """The feature network that a weight file describes ("vgg" or "resnet").
+    """The feature network that a weight file describes: a key of FEATURE_NETWORKS and its fields.
 
     Raises:
       InputError: another network, or a description that does not build one.
@@ -38,20 +53,26 @@ def backbone(network: str, config: dict[str, Any]) -> Backbone:
         model = FEATURE_NETWORKS[network](
             **{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
         )
+        tap_names = model.tap_names()
     except TypeError as error:
         raise InputError(f"{network}: config {config} does not describe a network.") from error
 
     def apply(params: Params, images: jax.Array, taps: Taps) -> dict[str, jax.Array]:
-        return model.apply({"params": params}, images, tuple(taps))
+        features = model.apply({"params": params}, images, tuple(taps))
+        for tap, value in features.items():
+            if not value.size:
+                size = f"{images.shape[1]} x {images.shape[2]}"
+                raise InputError(f"images of {size} pixels leave nothing at {tap} of {network}.")
+        return features
 
     def init(key: jax.Array, taps: Taps) -> Params:
         return model.init(key, jnp.zeros((1, 64, 64, 3)), tuple(taps))["params"]
 
-    return Backbone(network, apply, init)
+    return Backbone(network, apply, init, tap_names)
 
 
 def generator(network: str, config: dict[str, Any]) -> Generator:
-    """The generator that a weight file describes ("pggan" or "stylegan")."""
+    """The generator that a weight file describes: a key of GENERATORS and its options."""
     check_choice("network", network, GENERATORS)
     try:
         return GENERATORS[network](**config)

@@ -1,8 +1,9 @@
 """What every frozen generator offers to inversion, and the size rules that they share.
 
 A generator is a chain of layers, two per resolution from 4 x 4 up, and a last 1 x 1 convolution
-to RGB. Cut at composing layer k it is G = tail o head, where head is the first k layers, so the
-features are the output of layer k - 1 after its activation (mGANprior, arXiv 1912.07116, Sec. 3).
+to RGB (a layer as well where a code styles it, in StyleGAN2). Cut at composing layer k it is
+G = tail o head, where head is the first k layers, so the features are the output of layer k - 1
+after its activation (mGANprior, arXiv 1912.07116, Sec. 3).
 """
 
 import math
@@ -26,10 +27,11 @@ class Generator(NamedTuple):
     another value raises InputError. `params` is what Flax keeps under "params".
     """
 
-    name: str  # "pggan" or "stylegan"
+    name: str  # "pggan", "stylegan" or "stylegan2"
     resolution: int  # R, height and width of the images
+    z_dim: int  # of the latent that sample takes
     code_dim: int  # of a code that head takes
-    num_layers: int  # 2 (log2 R - 1)
+    num_layers: int  # 2 (log2 R - 1); one more for StyleGAN2
     channels: Callable[[int], int]  # composing_layer -> channels of the features there
     num_tail_codes: Callable[[int], int]  # composing_layer -> t, codes that tail takes per image
     # (params, codes [n, code_dim], composing_layer) -> features [n, h, w, c]
@@ -39,7 +41,9 @@ class Generator(NamedTuple):
     tail: Callable[..., jax.Array]
     init_codes: Callable[..., jax.Array]  # (key, params, num) -> start values [num, code_dim]
     init_tail_codes: Callable[..., jax.Array]  # (params, composing_layer) -> [t, code_dim]
-    sample: Callable[..., jax.Array]  # (params, z [n, z_dim]) -> images [n, R, R, 3]
+    # (params, z [n, z_dim], *, noise_key=None) -> images [n, R, R, 3]; the key is for a generator
+    # whose noise is "random"
+    sample: Callable[..., jax.Array]
     init: Callable[..., Params]  # (key) -> params with random weights
 
 
@@ -78,14 +82,13 @@ def check_sizes(*, resolution: int, fmap_base: int, fmap_max: int, **dims: int) 
         check_range(name, value, 1)
 
 
-def check_composing_layer(composing_layer: int, resolution: int) -> None:
-    """Raises InputError unless a generator of this resolution can be cut there."""
-    last = num_layers_of(resolution)
+def check_composing_layer(composing_layer: int, num_layers: int) -> None:
+    """Raises InputError unless a generator of so many layers can be cut there."""
     is_whole = isinstance(composing_layer, int) and not isinstance(composing_layer, bool)
-    if not is_whole or not 1 <= composing_layer <= last:
+    if not is_whole or not 1 <= composing_layer <= num_layers:
         raise InputError(
-            f"composing_layer={composing_layer!r} does not fit resolution {resolution}; "
-            f"accepted: whole numbers from 1 to {last}."
+            f"composing_layer={composing_layer!r} is not a layer of this generator; "
+            f"accepted: whole numbers from 1 to {num_layers}."
         )
 
 

@@ -4,6 +4,7 @@ Activations are [n, h, w, c] float32, kernels [kh, kw, in, out].
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -13,14 +14,20 @@ from jax import lax
 DIMS = ("NHWC", "HWIO", "NHWC")
 
 
-def _conv_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMS)
+def _conv_plain(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Array:
+    padding = [(pad, pad) for pad in pads]
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=DIMS)
+
+
+def _pads(x: jax.Array, g: jax.Array, kh: int, kw: int) -> tuple[int, int]:
+    """Zeros on each side that made a result of g's size from x."""
+    return (g.shape[1] - x.shape[1] + kh - 1) // 2, (g.shape[2] - x.shape[2] + kw - 1) // 2
 
 
 def _kernel_grad_plain(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
-    shape = (kh, kw, x.shape[-1], g.shape[-1])
-    kernel = jnp.zeros(shape, x.dtype)
-    return jax.vjp(lambda k: _conv_plain(x, k), kernel)[1](g)[0]
+    kernel = jnp.zeros((kh, kw, x.shape[-1], g.shape[-1]), x.dtype)
+    pads = _pads(x, g, kh, kw)
+    return jax.vjp(lambda k: _conv_plain(x, k, pads), kernel)[1](g)[0]
 
 
 def _kernel_grad_canonical(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
@@ -29,38 +36,35 @@ def _kernel_grad_canonical(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.
     Autodiff's own layout is repaired by a pass that only sees the top level of a program; inside
     a loop body or a branch it falls to a naive loop. This form does not depend on that pass.
     """
-    padding = [((size - 1) // 2, size // 2) for size in (kh, kw)]
-    grad = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), (1, 1), padding, dimension_numbers=DIMS
-    )
+    pads = _pads(x, g, kh, kw)
+    grad = _conv_plain(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), pads)
     return grad.transpose(1, 2, 0, 3)
 
 
-@jax.custom_vjp
-def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Stride-1, zero-padded cross-correlation that keeps the size, with a loop-safe gradient.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Array:
+    """Stride-1 cross-correlation with `pads` zeros on each side, with a loop-safe gradient.
 
     XLA:CPU's own weight gradient is 80-120 x slower inside a loop body or a branch; the rule below
     is as fast there as outside. It is chosen when the program is lowered: other platforms keep
     XLA's rule.
-
-    Args:
-      x: [n, h, w, in] float32.
-      kernel: [kh, kw, in, out] float32, odd kh and kw.
-    Returns:
-      [n, h, w, out] float32.
     """
-    return _conv_plain(x, kernel)
+    return _conv_plain(x, kernel, pads)
 
 
-def _conv_fwd(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv_plain(x, kernel), (x, kernel)
+def _conv_fwd(
+    x: jax.Array, kernel: jax.Array, pads: tuple[int, int]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _conv_plain(x, kernel, pads), (x, kernel)
 
 
-def _conv_bwd(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _conv_bwd(
+    pads: tuple[int, int], residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     kh, kw = kernel.shape[:2]
-    grad_x = _conv_plain(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    grad_x = _conv_plain(g, turned, (kh - 1 - pads[0], kw - 1 - pads[1]))
     grad_kernel = lax.platform_dependent(
         x,
         g,
@@ -70,7 +74,24 @@ def _conv_bwd(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax
     return grad_x, grad_kernel
 
 
-conv.defvjp(_conv_fwd, _conv_bwd)
+_conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Stride-1, zero-padded cross-correlation that keeps the size, with a loop-safe gradient.
+
+    Args:
+      x: [n, h, w, in] float32.
+      kernel: [kh, kw, in, out] float32, odd kh and kw.
+    Returns:
+      [n, h, w, out] float32.
+    """
+    return _conv(x, kernel, (kernel.shape[0] // 2, kernel.shape[1] // 2))
+
+
+def conv_full(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Cross-correlation wherever kernel and map overlap. -> [n, h + kh - 1, w + kw - 1, out]."""
+    return _conv(x, kernel, (kernel.shape[0] - 1, kernel.shape[1] - 1))
 
 
 class Conv(nn.Module):
@@ -126,3 +147,62 @@ def blur(x: jax.Array) -> jax.Array:
     x = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4
     columns = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     return (columns[:, :, :-2] + 2 * columns[:, :, 1:-1] + columns[:, :, 2:]) / 4
+
+
+def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """StyleGAN2's up-convolution: zeros between pixels, 3 x 3 kernel, [1, 3, 3, 1] filter.
+
+    A kernel over a map with zeros between its pixels is four kernels of 2 x 2, 2 x 1, 1 x 2 and
+    1 x 1 taps over the map itself, one for each parity of row and column. They take a quarter of
+    the multiplications, and every gradient is that of a plain convolution.
+
+    Args:
+      x: [n, h, w, in].
+      kernel: [3, 3, in, out], for cross-correlation with the map of zeros between pixels.
+    Returns:
+      [n, 2h, 2w, out].
+    """
+    even, odd = slice(0, 3, 2), slice(1, 2)  # taps that meet pixels in even and in odd rows
+    even_columns = _filter_pairs(
+        conv_full(x, kernel[even, even]), conv_full(x, kernel[odd, even]), 1
+    )
+    odd_columns = _filter_pairs(conv_full(x, kernel[even, odd]), conv_full(x, kernel[odd, odd]), 1)
+    return _filter_pairs(even_columns, odd_columns, 2)
+
+
+def upsample_filtered(x: jax.Array) -> jax.Array:
+    """Doubles height and width with the [1, 3, 3, 1] filter (the RGB skips of StyleGAN2)."""
+    for axis in (1, 2):
+        before, after = _neighbours(x, axis)
+        x = _interleave((before + 3 * x) / 4, (3 * x + after) / 4, axis)
+    return x
+
+
+def _filter_pairs(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
+    """[1, 3, 3, 1] / 4 along an axis of 2h + 1, given as its h + 1 even and h odd places. -> 2h."""
+    size = odd.shape[axis]
+    first, second = lax.slice_in_dim(even, 0, size, axis=axis), _last(even, size, axis)
+    before, after = _neighbours(odd, axis)
+    return _interleave(
+        (before + 3 * first + 3 * odd + second) / 4,
+        (first + 3 * odd + 3 * second + after) / 4,
+        axis,
+    )
+
+
+def _neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The place before and the place after each place of an axis, zero beyond its ends."""
+    size = x.shape[axis]
+    padded = jnp.pad(x, [(1, 1) if place == axis else (0, 0) for place in range(x.ndim)])
+    return lax.slice_in_dim(padded, 0, size, axis=axis), _last(padded, size, axis)
+
+
+def _last(x: jax.Array, size: int, axis: int) -> jax.Array:
+    return lax.slice_in_dim(x, x.shape[axis] - size, x.shape[axis], axis=axis)
+
+
+def _interleave(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
+    """Even places from one array and odd places from another, along an axis."""
+    shape = [*even.shape]
+    shape[axis] *= 2
+    return jnp.stack([even, odd], axis + 1).reshape(shape)

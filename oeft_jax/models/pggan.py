@@ -107,7 +107,7 @@ class PGGAN(nn.Module):
 
     def channels(self, composing_layer: int) -> int:
         """Channels of the features at a composing layer."""
-        check_composing_layer(composing_layer, self.resolution)
+        check_composing_layer(composing_layer, num_layers_of(self.resolution))
         return self._channels(composing_layer - 1)
 
     def _run(self, x: jax.Array, first: int, stop: int) -> jax.Array:
@@ -117,13 +117,13 @@ class PGGAN(nn.Module):
 
     def head(self, codes: jax.Array, composing_layer: int) -> jax.Array:
         """The first `composing_layer` layers. [n, z_dim] -> [n, h, w, c], not normalised."""
-        check_composing_layer(composing_layer, self.resolution)
+        check_composing_layer(composing_layer, num_layers_of(self.resolution))
         chex.assert_shape(codes, (None, self.z_dim))
         return self._run(codes, 0, composing_layer)
 
     def tail(self, features: jax.Array, composing_layer: int) -> jax.Array:
         """The other layers. [n, h, w, c] -> [n, R, R, 3], nominally in [-1, 1], not clipped."""
-        check_composing_layer(composing_layer, self.resolution)
+        check_composing_layer(composing_layer, num_layers_of(self.resolution))
         chex.assert_shape(features, (None, None, None, self._channels(composing_layer - 1)))
         return self.output(self._run(features, composing_layer, num_layers_of(self.resolution)))
 
@@ -149,6 +149,7 @@ def pggan(
     return Generator(
         name="pggan",
         resolution=resolution,
+        z_dim=z_dim,
         code_dim=z_dim,
         num_layers=num_layers_of(resolution),
         channels=model.channels,
@@ -157,13 +158,13 @@ def pggan(
         tail=partial(_tail, model),
         init_codes=partial(_init_codes, model),
         init_tail_codes=partial(_init_tail_codes, model),
-        sample=partial(apply_method, model, "__call__"),
+        sample=partial(_sample, model),
         init=partial(init_params, model, z_dim),
     )
 
 
 def _num_tail_codes(model: PGGAN, composing_layer: int) -> int:
-    check_composing_layer(composing_layer, model.resolution)
+    check_composing_layer(composing_layer, num_layers_of(model.resolution))
     return 0
 
 
@@ -176,6 +177,13 @@ def _tail(
 ) -> jax.Array:
     chex.assert_shape(tail_codes, (features.shape[0], 0, model.z_dim))
     return apply_method(model, "tail", params, features, composing_layer)
+
+
+def _sample(
+    model: PGGAN, params: Params, z: jax.Array, *, noise_key: jax.Array | None = None
+) -> jax.Array:
+    del noise_key  # this generator has no noise
+    return apply_method(model, "__call__", params, z)
 
 
 def _init_codes(model: PGGAN, key: jax.Array, params: Params, num: int) -> jax.Array:

@@ -22,60 +22,26 @@ Params, raw (the equalised-learning-rate scale is applied in the forward pass):
   output/{kernel [1, 1, in, 3], bias [3]}.
 """
 
-from functools import partial
-
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from oeft_jax._checks import check_choice, check_range
-from oeft_jax._types import Params
 from oeft_jax.models.generator import (
     Generator,
-    apply_method,
-    channels_of_layer,
     check_composing_layer,
-    check_sizes,
     equalised_scale,
-    init_params,
-    num_layers_of,
     size_of_layer,
 )
-from oeft_jax.models.layers import blur, conv, pixel_norm, upsample_nearest
-
-LEAK = 0.2
-MAPPING_DEPTH = 8
-MAPPING_LR = 0.01  # the mapping's relative learning rate, which multiplies its kernels and biases
-NOISE_MODES = ("stored", "none")
-
-
-class Mapping(nn.Module):
-    """z to w: PixelNorm and eight dense layers. [n, z_dim] -> [n, w_dim]."""
-
-    w_dim: int
-
-    @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
-        x = pixel_norm(z)
-        for index in range(MAPPING_DEPTH):
-            x = MappingDense(self.w_dim, name=f"dense{index}")(x)
-        return x
-
-
-class MappingDense(nn.Module):
-    """Dense layer and LeakyReLU at the mapping's learning rate."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.initializers.normal(1 / MAPPING_LR)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = x @ kernel * (equalised_scale(kernel) * MAPPING_LR) + MAPPING_LR * bias[None, :]
-        return nn.leaky_relu(x, LEAK)
+from oeft_jax.models.layers import blur, conv, upsample_nearest
+from oeft_jax.models.styled import (
+    LEAK,
+    Mapping,
+    StyledGenerator,
+    layer_noise,
+    styled_generator,
+)
 
 
 def instance_norm(x: jax.Array, *, eps: float = 1e-8) -> jax.Array:
@@ -107,11 +73,10 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, codes: jax.Array) -> jax.Array:
         x = self._convolve(x) if self.index > 0 else x
-        size = size_of_layer(self.index)
-        noise = self.param("noise", nn.initializers.normal(1.0), (1, size, size, 1))
+        noise = layer_noise(self, x.shape[0], size_of_layer(self.index), self.noise_mode)
         weight = self.param("noise_weight", nn.initializers.zeros, (self.features,))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        if self.noise_mode == "stored":
+        if noise is not None:
             x = x + noise * weight[None, None, None, :]
         x = nn.leaky_relu(x + bias[None, None, None, :], LEAK)
         return Style(name="style")(instance_norm(x), codes)
@@ -134,65 +99,23 @@ class ToRGB(nn.Module):
         return conv(x, kernel) * equalised_scale(kernel, gain=1.0) + bias[None, None, None, :]
 
 
-class StyleGAN(nn.Module):
+class StyleGAN(StyledGenerator):
     """StyleGAN generator; resolution is a power of two from 8 to 1024."""
-
-    resolution: int
-    z_dim: int = 512
-    w_dim: int = 512
-    fmap_base: int = 16384  # channels at r x r: min(fmap_base // r, fmap_max)
-    fmap_max: int = 512
-    noise_mode: str = "stored"  # "stored" adds the noise kept in params, "none" adds none
-
-    def __post_init__(self) -> None:
-        check_sizes(
-            resolution=self.resolution,
-            fmap_base=self.fmap_base,
-            fmap_max=self.fmap_max,
-            z_dim=self.z_dim,
-            w_dim=self.w_dim,
-        )
-        check_choice("noise_mode", self.noise_mode, NOISE_MODES)
-        super().__post_init__()
 
     def setup(self) -> None:
         self.mapping = Mapping(self.w_dim)
         self.w_avg = self.param("w_avg", nn.initializers.zeros, (self.w_dim,))
         # The paper starts from ones; a flat constant is all zeros after the first instance norm
         # as long as the noise weights are zero, so a network with random weights would be flat.
-        shape = (1, 4, 4, self._channels(0))
+        shape = (1, 4, 4, self.features(0))
         self.const = self.param("const", nn.initializers.normal(1.0), shape)
-        for index in range(num_layers_of(self.resolution)):
-            layer = Layer(self._channels(index), index, self.noise_mode)
-            setattr(self, f"layer{index}", layer)
+        for index in range(self.num_layers):
+            setattr(self, f"layer{index}", Layer(self.features(index), index, self.noise_mode))
         self.output = ToRGB()
-
-    def _channels(self, index: int) -> int:
-        return channels_of_layer(index, fmap_base=self.fmap_base, fmap_max=self.fmap_max)
-
-    def channels(self, composing_layer: int) -> int:
-        """Channels of the features at a composing layer."""
-        check_composing_layer(composing_layer, self.resolution)
-        return self._channels(composing_layer - 1)
-
-    def num_tail_codes(self, composing_layer: int) -> int:
-        """Layers after a composing layer, each of which has a code of its own."""
-        check_composing_layer(composing_layer, self.resolution)
-        return num_layers_of(self.resolution) - composing_layer
-
-    def map(self, z: jax.Array) -> jax.Array:
-        """[n, z_dim] -> w [n, w_dim], not truncated."""
-        chex.assert_shape(z, (None, self.z_dim))
-        return self.mapping(z)
-
-    def map_truncated(self, z: jax.Array, truncation_psi: float) -> jax.Array:
-        """[n, z_dim] -> w [n, w_dim], moved towards the mean w; 1 leaves it as it is."""
-        w_avg = self.w_avg[None, :]
-        return w_avg + truncation_psi * (self.map(z) - w_avg)
 
     def head(self, codes: jax.Array, composing_layer: int) -> jax.Array:
         """The first `composing_layer` layers, all styled by one w. [n, w_dim] -> [n, h, w, c]."""
-        check_composing_layer(composing_layer, self.resolution)
+        check_composing_layer(composing_layer, self.num_layers)
         chex.assert_shape(codes, (None, self.w_dim))
         shape = (codes.shape[0], composing_layer, self.w_dim)
         return self._head(jnp.broadcast_to(codes[:, None, :], shape))
@@ -217,33 +140,15 @@ class StyleGAN(nn.Module):
         Returns:
           [n, R, R, 3], nominally in [-1, 1], not clipped.
         """
-        check_composing_layer(composing_layer, self.resolution)
-        chex.assert_shape(features, (None, None, None, self._channels(composing_layer - 1)))
+        chex.assert_shape(features, (None, None, None, self.channels(composing_layer)))
         num_codes = self.num_tail_codes(composing_layer)
         chex.assert_shape(tail_codes, (features.shape[0], num_codes, self.w_dim))
         return self.output(self._run(features, tail_codes, composing_layer))
 
     def synthesise(self, codes: jax.Array) -> jax.Array:
         """Images of W+ codes. [n, num_layers, w_dim] -> [n, R, R, 3], not clipped."""
-        chex.assert_shape(codes, (None, num_layers_of(self.resolution), self.w_dim))
+        chex.assert_shape(codes, (None, self.num_codes, self.w_dim))
         return self.output(self._head(codes))
-
-    def __call__(
-        self, z: jax.Array, *, truncation_psi: float = 0.7, truncation_layers: int = 8
-    ) -> jax.Array:
-        """Images of latents.
-
-        Args:
-          z: [n, z_dim].
-          truncation_psi: 1 is no truncation, 0 gives the mean w.
-          truncation_layers: layers truncated, counted from the first.
-        Returns:
-          [n, R, R, 3], nominally in [-1, 1], not clipped.
-        """
-        w, w_avg = self.map(z)[:, None, :], self.w_avg[None, None, :]
-        is_truncated = jnp.arange(num_layers_of(self.resolution)) < truncation_layers
-        psi = jnp.where(is_truncated, truncation_psi, 1.0)[None, :, None]
-        return self.synthesise(w_avg + psi * (w - w_avg))
 
 
 def stylegan(
@@ -265,44 +170,13 @@ def stylegan(
       w_dim: >= 1, of w; also the code_dim.
       fmap_base: >= resolution; channels at r x r are min(fmap_base // r, fmap_max).
       fmap_max: >= 1.
-      noise_mode: "stored" or "none".
+      noise_mode: "stored", "none" or "random" (`sample` then takes noise_key).
       truncation_psi: in [0, 1], of `sample` and of the codes that inversion starts from; 1 is none.
       truncation_layers: >= 0, how many of the first layers `sample` truncates.
     Raises:
       InputError: a value out of these ranges.
     """
-    check_range("truncation_psi", truncation_psi, 0.0, 1.0)
-    check_range("truncation_layers", truncation_layers, 0)
     model = StyleGAN(resolution, z_dim, w_dim, fmap_base, fmap_max, noise_mode)
-    return Generator(
-        name="stylegan",
-        resolution=resolution,
-        code_dim=w_dim,
-        num_layers=num_layers_of(resolution),
-        channels=model.channels,
-        num_tail_codes=model.num_tail_codes,
-        head=partial(apply_method, model, "head"),
-        tail=partial(apply_method, model, "tail"),
-        init_codes=partial(_init_codes, model, truncation_psi),
-        init_tail_codes=partial(_init_tail_codes, model),
-        sample=partial(
-            apply_method,
-            model,
-            "__call__",
-            truncation_psi=truncation_psi,
-            truncation_layers=truncation_layers,
-        ),
-        init=partial(init_params, model, z_dim),
+    return styled_generator(
+        "stylegan", model, truncation_psi=truncation_psi, truncation_layers=truncation_layers
     )
-
-
-def _init_codes(
-    model: StyleGAN, truncation_psi: float, key: jax.Array, params: Params, num: int
-) -> jax.Array:
-    z = jax.random.normal(key, (num, model.z_dim))
-    return apply_method(model, "map_truncated", params, z, truncation_psi)
-
-
-def _init_tail_codes(model: StyleGAN, params: Params, composing_layer: int) -> jax.Array:
-    shape = (model.num_tail_codes(composing_layer), model.w_dim)
-    return jnp.broadcast_to(params["w_avg"][None, :], shape)

@@ -406,9 +406,17 @@ def attacks_with_zip():
         ),
     )
     yield "local name differs", zipped(good, tweak=lie(name=b"archive/data/9"))
+    yield (
+        "local name of an unused member differs",
+        zipped(
+            good,
+            tweak=lambda t, f: f | ({"name": b"archive/versiom"} if t.endswith("version") else {}),
+        ),
+    )
     yield "header far outside", zipped(good, tweak=lie(at=2**31))
     yield "header in the directory", zipped(good, tweak=lie(at=len(zipped(good)) - 100))
     yield "two members of one name", zipped([*good, good[2]])
+    yield "two members of one name, counted once", zipped([*good, good[2]], entries=5)
     yield "two data.pkl", zipped([*good, ("other/data.pkl", pickled(None))])
     yield "no data.pkl", zipped(good[1:])
     yield "deep data.pkl", zipped([("a/b/data.pkl", pickled(None))])
@@ -480,6 +488,8 @@ def attacks_with_streams():
         yield f"keys {keys}", stream(body, keys=value(keys) if keys is None else keys)
     for count in (-1, 0, 5, 7, 2**40, -(2**63), 2**63 - 1):
         yield f"numbers {count}", stream(body, counts={"0": count, "1": 2})
+    short = tensor(storage("0", 6, stream=True), 0, (5,), (1,))
+    yield "fewer numbers than the storage has", stream(short, {"0": NUMBERS["0"][:20]})
     yield "no numbers", stream(body, {}, keys=["0", "1"])
     yield "magic alone", pickled(MAGIC)
     yield "magic twice", pickled(MAGIC) * 2
