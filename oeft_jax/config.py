@@ -206,7 +206,7 @@ def check(config: Config) -> Config:
         check_choice("--grid", stage.grid, options or [stage.image_size])
     check_range("--image-size", stage.image_size, 32, 2048)
     for layer in config.inversion.composing_layers:
-        check_range("--inversion-composing-layers", layer, 1, 18)
+        check_range("--inversion-composing-layers", layer, 1, 19)
     for number in config.inversion.num_codes:
         check_range("--inversion-num-codes", number, 1, 100)
     if config.selection.scorer != "single-image" and not config.selection.reference:

@@ -119,8 +119,8 @@ def test_settings_cannot_be_changed_in_place():
         ("inversion", {"steps": 0}, r"--inversion-steps=0 .*accepted: \[1, inf\]"),
         (
             "inversion",
-            {"composing_layers": (4, 19)},
-            r"--inversion-composing-layers=19 .*accepted: \[1, 18\]",
+            {"composing_layers": (4, 20)},
+            r"--inversion-composing-layers=20 .*accepted: \[1, 19\]",
         ),
         ("inversion", {"composing_layers": ()}, "number of values of --inversion-composing-layers"),
         ("inversion", {"num_codes": (10, 0)}, r"--inversion-num-codes=0 .*accepted: \[1, 100\]"),
@@ -163,7 +163,7 @@ def test_good_values_on_the_limits_are_accepted():
     for section, values in (
         ("correspondence", {"steps": 0, "num_queries": 0, "beta1": 1.0}),
         ("correspondence", {"image_size": 2048, "grid": 64}),
-        ("inversion", {"composing_layers": (1, 18), "num_codes": (1, 100)}),
+        ("inversion", {"composing_layers": (1, 19), "num_codes": (1, 100)}),
         ("selection", {"scorer": "reference", "reference": "statistics.npz"}),
     ):
         config = changed(section, **values)

@@ -9,6 +9,7 @@ NETWORKS = {
     "vgg": {"depths": [1, 1], "widths": [4, 6]},
     "pggan": {"resolution": 8, "z_dim": 6, "fmap_base": 64, "fmap_max": 8},
     "stylegan": {"resolution": 8, "z_dim": 6, "w_dim": 5, "fmap_base": 64, "fmap_max": 8},
+    "stylegan2": {"resolution": 8, "z_dim": 6, "w_dim": 5, "fmap_base": 64, "fmap_max": 8},
 }
 
 
