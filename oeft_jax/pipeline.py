@@ -92,7 +92,7 @@ def load_parts(config: Config) -> Parts:
     generator, generator_params = None, None
     if config.refine.mode != "never":
         weights = find_weights(config.inversion.generator, "generator")
-        generator = models.generator(weights.network, weights.config)
+        generator = _built(weights, models.generator)
         check_fits(weights.params, _shapes(weights, generator.init), weights.origin)
         golden.check(weights)
         inversion.check_layers(generator, config.inversion)
@@ -124,12 +124,19 @@ def _names(config: Config) -> list[str]:
 def _features(name: str, taps: set[str]) -> tuple[Weights, Backbone]:
     """A feature network that has these taps."""
     weights = find_weights(name, "features")
-    backbone = models.backbone(weights.network, weights.config)
+    backbone = _built(weights, models.backbone)
     like = _shapes(weights, lambda key: backbone.init(key, tuple(sorted(taps))))
     held = {name: weights.params.get(name, {}) for name in like}
     check_fits(held, like, weights.origin)
     golden.check(weights)
     return weights, backbone
+
+
+def _built(weights: Weights, build: Callable[..., Any]) -> Any:
+    try:
+        return build(weights.network, weights.config)
+    except InputError as error:
+        raise InputError(f"{weights.origin}: {error}") from error
 
 
 def _shapes(weights: Weights, init: Callable[[jax.Array], Params]) -> Params:
