@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 HEADER = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
+from benchmarks.memory import peak_mib, reset_peak
 file, out = Path(sys.argv[1]), Path(sys.argv[2])
 """
 FOOTER = """
 seconds = time.perf_counter() - began
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(seconds, peak - start, total)
+print(seconds, peak_mib() - start, total)
 """
 BEGIN = """
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+start = reset_peak()
 began = time.perf_counter()
 """
 # What each process does; imports come before the clock starts, `total` is how much was read.

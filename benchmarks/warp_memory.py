@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import peak_mib, reset_peak
+
 CHANNELS = 352  # of the bundled network's hypercolumn
 WIDTH = 3  # of the values: one pixel a cell
 FORMS = ("tiled", "dense", "torch")
@@ -70,23 +72,20 @@ def make_torch() -> Any:
 
 def child(form: str, cells: int, tile: int, repeats: int) -> None:
     """Prints seconds of every run and the peak in MiB."""
-    import resource
-
     inputs = arrays(cells)
     step = make_torch() if form == "torch" else make_jax(form, tile)
     if form != "torch":
         import jax
 
         jax.block_until_ready(jax.numpy.zeros(1))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = reset_peak()
     step(*inputs)
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         step(*inputs)
         seconds.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "peak_mib": (peak - before) / 1024}))
+    print(json.dumps({"seconds": seconds, "peak_mib": peak_mib() - before}))
 
 
 def measure(form: str, grid: int, tile: int, repeats: int) -> dict[str, Any]:
