@@ -209,6 +209,9 @@ def attacks_with_tensors():
         yield f"kind {kind}", archive(tensor(storage("0", 6, kind), 0, (6,), (1,)))
     for key in ("2", "../0", "", "0\0", "/etc/passwd", "x" * 10_000, 0, None):
         yield f"key {str(key)[:20]!r}", archive(tensor(storage(key, 6), 0, (6,), (1,)))
+    long = "x" * 60_000  # joined and looked up again and again
+    body = value(tensor(storage(long, 6), 0, (6,), (1,)))
+    yield "a storage with a long key", archive(body, {long: NUMBERS["0"]})
     for identity in (None, 1, "storage", (), ("storage",), ("module", 1, 2, 3), ("x",) * 5):
         yield f"identity {identity}", archive(value(identity) + b"Q")
         yield f"identity {identity} in stream", stream(value(identity) + b"Q")

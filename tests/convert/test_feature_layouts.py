@@ -78,9 +78,11 @@ def test_every_tap_equals_torch_in_full_width(name):
 
 # name -> (counters are kept, form of torch.save before 1.6), as the published files are
 FILES = {
+    "vgg16": (False, True),
     "vgg19": (False, True),
     "resnet50": (True, False),
     "inception_fid": (True, False),
+    "inception_torchvision": (True, False),
     "alexnet": (False, True),
     "squeezenet1_0": (False, True),
     "squeezenet1_1": (False, True),
