@@ -17,6 +17,7 @@ from oeft_jax import golden
 from oeft_jax._checks import InputError, check_choice
 from oeft_jax.weights import save_weights
 from weights_convert.layouts import LAYOUTS
+from weights_convert.registry import REGISTRY
 from weights_convert.rules import Layout, Shapes, apply_rules, flatten, matches
 from weights_convert.torch_file import open_torch_file
 
@@ -66,6 +67,7 @@ def convert(
         "source_sha256": digest,
         "naming": layout.naming,
         "preprocessing": layout.preprocessing,
+        "licence": licence_of(digest),
         "converter": f"weights_convert {oeft_jax.__version__}",
         **(metadata or {}),
         **golden.header(layout.network, config, nested),
@@ -75,6 +77,14 @@ def convert(
         out, nested, network=layout.network, config=config, metadata=header, dtype="float32"
     )
     return Converted(out, layout, config, digest, sum(v.size for v in params.values()))
+
+
+def licence_of(sha256: str) -> str:
+    """The licence of the published file with this hash, where one is known."""
+    for entry in REGISTRY.values():
+        if entry.sha256 and sha256.startswith(entry.sha256):
+            return entry.licence
+    return "unknown; the hash is of no published file that is listed"
 
 
 def shapes_of(network: str, config: dict[str, Any]) -> Shapes:

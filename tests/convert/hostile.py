@@ -397,6 +397,11 @@ def attacks_with_zip():
         "cut zip64 field",
         zipped(good, tweak=lie(size=2**32 - 1, extra=struct.pack("<2H", 1, 16))),
     )
+    pickle_lies = {"size": len(good[0][1]) - 1, "packed": len(good[0][1]) - 1}
+    yield (
+        "pickle that runs on behind its member",
+        zipped(good, tweak=lambda t, f: f | (pickle_lies if t.endswith("pkl") else {})),
+    )
     yield "encrypted", zipped(good, flags=1)
     yield "encrypted in the directory", zipped(good, tweak=lie(flags=1))
     yield "another method", zipped(good, tweak=lie(method=12))

@@ -8,7 +8,8 @@ from safetensors import safe_open
 
 from oeft_jax import golden, weights
 from weights_convert.__main__ import main
-from weights_convert.convert import convert, open_tensors
+from weights_convert.convert import convert, licence_of, open_tensors
+from weights_convert.registry import REGISTRY
 
 WIDTHS = (64, 128, 256, 512, 512)  # of the heads that go with VGG-16
 
@@ -41,6 +42,17 @@ def test_converts_says_what_it_found_and_writes_a_header_that_tells_all(heads, t
     golden.check(found)
     with safe_open(out, framework="numpy") as file:
         assert all(file.get_tensor(name).dtype == np.float32 for name in file.keys())  # noqa: SIM118
+
+
+def test_licence_is_that_of_the_published_file_with_the_same_hash(heads, tmp_path):
+    out = tmp_path / "heads.safetensors"
+    convert("lpips_vgg", heads, out)
+    assert weights.load_weights(out).metadata["licence"].startswith("unknown; ")
+    entry = REGISTRY["lpips_vgg"]
+    assert licence_of(entry.sha256) == entry.licence
+    assert licence_of(REGISTRY["squeezenet1_0"].sha256 + "0" * 56).startswith("BSD-3-Clause")
+    convert("lpips_vgg", heads, out, metadata={"licence": "mine"})
+    assert weights.load_weights(out).metadata["licence"] == "mine"
 
 
 def test_same_file_gives_the_same_bytes(heads, tmp_path):
