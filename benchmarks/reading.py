@@ -7,14 +7,14 @@ each task in a process of its own and prints time and peak memory; OUT/reading.j
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+
+from benchmarks.memory import circumstances
 
 HEADER = """
 import sys, time
@@ -123,24 +123,8 @@ def main() -> None:
                 f"{kind:6} {task:52} {row['seconds']:6.2f} s  {row['peak_mib']:5d} MiB", flush=True
             )
             rows.append(row)
-    report: dict[str, Any] = {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": _versions(),
-    }
-    report |= {"cores": len(os.sched_getaffinity(0)), "rows": rows}
+    report = {**circumstances(), "rows": rows}
     (flags.out / "reading.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("jax", "numpy", "safetensors", "torch")}
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ before. OUT/warp_memory.json keeps them.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import peak_mib, reset_peak
+from benchmarks.memory import circumstances, peak_mib, reset_peak
 
 CHANNELS = 352  # of the bundled network's hypercolumn
 WIDTH = 3  # of the values: one pixel a cell
@@ -135,8 +133,7 @@ def main() -> None:
         rows.append(row)
     if flags.out:
         flags.out.mkdir(parents=True, exist_ok=True)
-        report: dict[str, Any] = {"python": platform.python_version(), "rows": rows}
-        report |= {"cores": len(os.sched_getaffinity(0)), "channels": CHANNELS, "width": WIDTH}
+        report = {**circumstances(), "channels": CHANNELS, "width": WIDTH, "rows": rows}
         (flags.out / "warp_memory.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-TILE = 512  # cells on a side of a tile
+TILE = 1024  # cells on a side of a tile
 LOWEST = -1e30  # stands for minus infinity where a tile is padded: its exp is 0, and no NaN comes
 
 
