@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import oeft_jax
+from benchmarks.harness import commit
 from oeft_jax import report
 from oeft_jax.image import read_image, resize, to_uint8
 
@@ -64,13 +64,6 @@ def entry(pair: dict[str, Any], result: oeft_jax.Translation) -> dict[str, Any]:
         "ssim": [round(one.ssim, 3) for one in result.hypotheses],
         "verdict": result.verdict,
     }
-
-
-def commit() -> str:
-    """The checkout's commit, or "unknown" outside one."""
-    words = ["git", "rev-parse", "HEAD"]
-    found = subprocess.run(words, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,12 +14,12 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import circumstances
+from benchmarks.harness import circumstances
 
 HEADER = """
 import sys, time
 from pathlib import Path
-from benchmarks.memory import peak_mib, reset_peak
+from benchmarks.harness import peak_mib, reset_peak
 file, out = Path(sys.argv[1]), Path(sys.argv[2])
 """
 FOOTER = """

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import circumstances, peak_mib, reset_peak
+from benchmarks.harness import circumstances, peak_mib, reset_peak
 
 CHANNELS = 352  # of the bundled network's hypercolumn
 WIDTH = 3  # of the values: one pixel a cell

@@ -1,6 +1,6 @@
 """Checks that word the errors: what was wrong, where, and what is accepted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -14,6 +14,13 @@ def check_choice(name: str, value: Any, accepted: Iterable[Any]) -> None:
     if value not in accepted:
         names = ", ".join(sorted(str(item) for item in accepted))
         raise InputError(f"{name}={value!r} is not known; accepted: {names}.")
+
+
+def deepest(taps: Sequence[str], names: Sequence[str]) -> int:
+    """Place in `names` of the deepest tap; raises InputError for one not there, or for none."""
+    if not taps or any(tap not in names for tap in taps):
+        raise InputError(f"taps={tuple(taps)!r}: accepted are one or more of {', '.join(names)}.")
+    return max(names.index(tap) for tap in taps)
 
 
 def check_range(

@@ -31,8 +31,13 @@ def shapes(network: str, config: dict[str, Any]) -> Params:
     Raises:
       InputError: no such network, or the description does not build one.
     """
+    return shapes_of(lambda key: _probe(network, config)[0](key), network, config)
+
+
+def shapes_of(init: Callable[[jax.Array], Params], network: str, config: dict[str, Any]) -> Params:
+    """The parameters that `init` makes, as `shapes`; the other arguments word the error."""
     try:
-        return jax.eval_shape(_probe(network, config)[0], jax.random.key(0))
+        return jax.eval_shape(init, jax.random.key(0))
     except InputError:
         raise
     except (TypeError, ValueError, IndexError, ArithmeticError) as error:

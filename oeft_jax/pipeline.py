@@ -10,20 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from oeft_jax import correspondence, golden, inversion, selection
+from oeft_jax import correspondence, inversion, selection
 from oeft_jax._checks import InputError
 from oeft_jax._types import Params
 from oeft_jax.checkpoint import Store
 from oeft_jax.config import SAME, Config, check
 from oeft_jax.image import fit_square
 from oeft_jax.inversion import Hypothesis
+from oeft_jax.loading import load_features, load_generator
 from oeft_jax.losses import Losses
 from oeft_jax.models import backbone as models
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.refine import two_bands, use_generator
 from oeft_jax.selection import Choice, Scorer
-from oeft_jax.weights import Weights, check_fits, find_weights, require
+from oeft_jax.weights import Weights, require
 
 SAVE_EVERY = 20  # steps between saved states
 HISTORY = (0.0, 0.1, 0.4, 1.0)  # parts of the run at which the warp is kept (Fig. 5)
@@ -82,19 +83,16 @@ def load_parts(config: Config) -> Parts:
     taps = {*stage.taps, *correspondence.phi_taps(stage), config.inversion.perceptual_tap}
     own = config.selection.features != SAME  # a network of its own for the score
     taps |= set() if own else {config.selection.tap}
-    features, backbone = _features(stage.features, taps)
+    features, backbone = load_features(stage.features, taps)
     used = [features]
     judge, judge_params = backbone, features.params
     if own:
-        judged_by, judge = _features(config.selection.features, {config.selection.tap})
+        judged_by, judge = load_features(config.selection.features, {config.selection.tap})
         judge_params = judged_by.params
         used.append(judged_by)
     generator, generator_params = None, None
     if config.refine.mode != "never":
-        weights = find_weights(config.inversion.generator, "generator")
-        generator = _built(weights, models.generator)
-        check_fits(weights.params, _shapes(weights, generator.init), weights.origin)
-        golden.check(weights)
+        weights, generator = load_generator(config.inversion.generator)
         inversion.check_layers(generator, config.inversion)
         generator_params = weights.params
         used.append(weights)
@@ -119,35 +117,6 @@ def _names(config: Config) -> list[str]:
     if config.refine.mode != "never":
         names.append(config.inversion.generator)
     return names
-
-
-def _features(name: str, taps: set[str]) -> tuple[Weights, Backbone]:
-    """A feature network that has these taps."""
-    weights = find_weights(name, "features")
-    backbone = _built(weights, models.backbone)
-    like = _shapes(weights, lambda key: backbone.init(key, tuple(sorted(taps))))
-    held = {name: weights.params.get(name, {}) for name in like}
-    check_fits(held, like, weights.origin)
-    golden.check(weights)
-    return weights, backbone
-
-
-def _built(weights: Weights, build: Callable[..., Any]) -> Any:
-    try:
-        return build(weights.network, weights.config)
-    except InputError as error:
-        raise InputError(f"{weights.origin}: {error}") from error
-
-
-def _shapes(weights: Weights, init: Callable[[jax.Array], Params]) -> Params:
-    try:
-        return jax.eval_shape(init, jax.random.key(0))
-    except InputError as error:
-        raise InputError(f"{weights.origin}: {error}") from error
-    except (TypeError, ValueError, IndexError, ArithmeticError) as error:
-        raise InputError(
-            f"{weights.origin}: config {weights.config} does not build a {weights.network}."
-        ) from error
 
 
 def translate(

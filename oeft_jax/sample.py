@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from oeft_jax import compile_cache, golden
+from oeft_jax import compile_cache
 from oeft_jax._checks import InputError, check_range
 from oeft_jax.image import write_png
-from oeft_jax.models import backbone as models
+from oeft_jax.loading import load_generator
 from oeft_jax.models.generator import Generator
 from oeft_jax.models.styled import NOISE_MODES
-from oeft_jax.weights import check_fits, find_weights
 
 BATCH = 4  # pictures made at once
 
@@ -36,19 +35,8 @@ def sample(weights: str, num: int, *, seed: int = 0, **options: Any) -> np.ndarr
       InputError: no such weights, or options that the generator does not have.
     """
     check_range("number of pictures", num, 1)
-    return _pictures(*load(weights, **options), num, seed)
-
-
-def load(weights: str, **options: Any) -> tuple[Generator, Any]:
-    """(generator, its params), checked; `options` as in `sample`."""
-    found = find_weights(weights, "generator")
-    try:
-        generator = models.generator(found.network, {**found.config, **options})
-    except InputError as error:
-        raise InputError(f"{found.origin}: {error}") from error
-    check_fits(found.params, golden.shapes(found.network, found.config), found.origin)
-    golden.check(found)
-    return generator, found.params
+    found, generator = load_generator(weights, **options)
+    return _pictures(generator, found.params, num, seed)
 
 
 def _pictures(generator: Generator, params: Any, num: int, seed: int) -> np.ndarray:

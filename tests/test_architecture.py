@@ -27,7 +27,7 @@ LEVELS = (  # a module imports only from the lines above its own
     ("models.pggan", "models.stylegan", "models.stylegan2", "losses", "config"),
     ("models.backbone",),
     ("correspondence", "selection", "flags", "golden", "compile_cache"),
-    ("inversion",),
+    ("inversion", "loading"),
     ("refine",),
     ("pipeline",),
     ("",),  # the package itself

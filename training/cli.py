@@ -1,8 +1,10 @@
-"""What every training and evaluation command shares: errors in one line, a limit on time."""
+"""What every training and evaluation command shares: errors in one line, flags, a limit on time."""
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from oeft_jax._checks import InputError
@@ -14,6 +16,14 @@ def run(command: Callable[[], Any]) -> None:
         command()
     except (InputError, FileNotFoundError) as error:
         sys.exit(f"training: {error}")
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """The files that every training of a generator reads and writes."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with lfw128/lfw128.zip")
+    parser.add_argument("--features", type=Path, required=True, help="weights of the loss network")
+    parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
+    parser.add_argument("--out", type=Path, required=True, help="weight file to write")
 
 
 class Clock:

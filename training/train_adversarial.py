@@ -272,10 +272,7 @@ def train(args: argparse.Namespace) -> State:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with lfw128/lfw128.zip")
-    parser.add_argument("--features", type=Path, required=True, help="weights of the loss network")
-    parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
-    parser.add_argument("--out", type=Path, required=True, help="weight file to write")
+    cli.add_training_flags(parser)
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--from-work", type=Path, help="--work of train_generator, same size")
     start.add_argument("--grow-from", type=Path, help="--work of train_generator, half the size")

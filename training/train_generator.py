@@ -256,10 +256,7 @@ def add_generator_flags(parser: argparse.ArgumentParser) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with lfw128/lfw128.zip")
-    parser.add_argument("--features", type=Path, required=True, help="weights of the loss network")
-    parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
-    parser.add_argument("--out", type=Path, required=True, help="weight file to write")
+    cli.add_training_flags(parser)
     parser.add_argument("--grow-from", type=Path, help="--work of a run at half the resolution")
     add_generator_flags(parser)
     parser.add_argument("--steps", type=int, default=15000)

@@ -7,7 +7,7 @@ mean and deviation. Taps are "relu1" .. "relu5".
 import flax.linen as nn
 import jax
 
-from oeft_jax._checks import InputError
+from oeft_jax._checks import deepest
 from oeft_jax._types import Features, Taps
 from oeft_jax.models.layers import Conv
 from oeft_jax.models.vgg import normalise_imagenet
@@ -38,11 +38,7 @@ class AlexNet(nn.Module):
           InputError: a tap this network does not have, or none asked for.
         """
         names = self.tap_names()
-        if not taps or any(tap not in names for tap in taps):
-            raise InputError(
-                f"taps={tuple(taps)!r}: accepted are one or more of {', '.join(names)}."
-            )
-        last = max(names.index(tap) for tap in taps)
+        last = deepest(taps, names)
         features: Features = {}
         first = nn.Conv(WIDTHS[0], (11, 11), 4, padding=2, kernel_init=INIT, name="conv1")
         x = nn.relu(first(normalise_imagenet(images)))

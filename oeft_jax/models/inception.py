@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from oeft_jax._checks import InputError, check_choice
+from oeft_jax._checks import check_choice, deepest
 from oeft_jax._types import Features, Taps
 from oeft_jax.models.layers import DIMS, conv
 
@@ -197,15 +197,11 @@ class Inception(nn.Module):
           InputError: a tap this network does not have, or none asked for; an unknown variant.
         """
         check_choice("variant", self.variant, VARIANTS)
-        if not taps or any(tap not in TAPS for tap in taps):
-            raise InputError(
-                f"taps={tuple(taps)!r}: accepted are one or more of {', '.join(TAPS)}."
-            )
+        last = deepest(taps, TAPS)
         if self.input_size is not None:
             images = resize_bilinear(images, self.input_size)
         x = self._stem_start(2 * images - 1)
         features: Features = {}
-        last = max(TAPS.index(tap) for tap in taps)
         for name in TAPS[: last + 1]:
             x = self._step(name, x)
             features[name] = x

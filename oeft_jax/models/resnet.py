@@ -24,7 +24,7 @@ import flax.linen as nn
 import jax
 from jax import lax
 
-from oeft_jax._checks import InputError
+from oeft_jax._checks import deepest
 from oeft_jax._types import Features, Taps
 from oeft_jax.models.layers import DIMS, conv
 from oeft_jax.models.vgg import normalise_imagenet
@@ -114,11 +114,7 @@ class ResNet(nn.Module):
           InputError: a tap this network does not have, or none asked for.
         """
         names = self.tap_names()
-        if not taps or any(tap not in names for tap in taps):
-            raise InputError(
-                f"taps={tuple(taps)!r}: accepted are one or more of {', '.join(names)}."
-            )
-        last = max(names.index(tap) for tap in taps)
+        last = deepest(taps, names)
         x = _Conv(self.width, 7, 2, name="conv1")(normalise_imagenet(images))
         x = nn.relu(_FrozenBatchNorm(name="bn1")(x))
         features: Features = {"stem": x}

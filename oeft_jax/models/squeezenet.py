@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oeft_jax._checks import InputError, check_choice
+from oeft_jax._checks import check_choice, deepest
 from oeft_jax._types import Features, Taps
 from oeft_jax.models.layers import Conv
 from oeft_jax.models.vgg import bgr255, normalise_imagenet
@@ -71,17 +71,13 @@ class SqueezeNet(nn.Module):
         check_choice("version", self.version, VERSIONS)
         check_choice("preprocessing", self.preprocessing, PREPROCESSING)
         names = self.tap_names()
-        if not taps or any(tap not in names for tap in taps):
-            raise InputError(
-                f"taps={tuple(taps)!r}: accepted are one or more of {', '.join(names)}."
-            )
+        last = deepest(taps, names)
         width, kernel_size, pooled_before = VERSIONS[self.version]
         x = PREPROCESSING[self.preprocessing](images)
         kernel = (kernel_size, kernel_size)
         first = nn.Conv(width, kernel, 2, padding="VALID", kernel_init=INIT, name="conv1")
         x = nn.relu(first(x))
         features: Features = {"relu1": x}
-        last = max(names.index(tap) for tap in taps)
         for name, squeezed in zip(names[1 : last + 1], SQUEEZED, strict=False):
             x = _Fire(squeezed, name=name)(_max_pool_ceil(x) if name in pooled_before else x)
             features[name] = x

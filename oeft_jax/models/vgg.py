@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oeft_jax._checks import InputError, check_choice
+from oeft_jax._checks import check_choice, deepest
 from oeft_jax._types import Features, Taps
 from oeft_jax.models.layers import Conv, max_pool
 
@@ -76,11 +76,7 @@ class VGG(nn.Module):
         check_choice("preprocessing", self.preprocessing, PREPROCESSING)
         check_choice("padding", self.padding, PADDINGS)
         names = self.tap_names()
-        if not taps or any(tap not in names for tap in taps):
-            raise InputError(
-                f"taps={tuple(taps)!r}: accepted are one or more of {', '.join(names)}."
-            )
-        last = max(names.index(tap) for tap in taps)
+        last = deepest(taps, names)
         features: Features = {}
         x = PREPROCESSING[self.preprocessing](images)
         for name in names[: last + 1]:

@@ -1,7 +1,4 @@
-"""Peak memory of this process, on Linux, and what a result was measured with.
-
-`getrusage` will not do: a child's figure begins at what its parent held when it was started.
-"""
+"""What every benchmark shares: peak memory of a process, and what a result was measured with."""
 
 import os
 import platform
@@ -14,7 +11,10 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak() -> float:
-    """Starts a new measurement; what is held now, in MiB."""
+    """Starts a new measurement (Linux only); what is held now, in MiB.
+
+    `getrusage` will not do: a child's figure begins at what its parent held when it was started.
+    """
     _CLEAR.write_text("5")
     return _read("VmRSS")
 
@@ -24,13 +24,18 @@ def peak_mib() -> float:
     return _read("VmHWM")
 
 
+def commit() -> str:
+    """The checkout's commit, or "unknown" outside one."""
+    words = ["git", "rev-parse", "HEAD"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
 def circumstances() -> dict[str, Any]:
     """Commit, versions and cores, to be kept beside numbers."""
-    command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     names = ("jax", "numpy", "safetensors", "torch")
     return {
-        "commit": commit,
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in names},
         "device": "cpu",
