@@ -44,7 +44,10 @@ class CorrespondenceConfig:
     centre: str = option("positions", "what the mean is taken over (Eq. 4-5)", choices=CENTRES)
     neighbourhood: int = option(1, "cells on a side of what is matched", choices=(1, 3))
     tile: int = option(
-        TILE, "cells on a side of the part of the correlation that is in memory at once", low=1
+        0,
+        "cells on a side of the part of the correlation that is in memory at once; 0 for all of "
+        f"it up to 64 x 64 cells, else {TILE}",
+        low=0,
     )
     shared_weights: bool = option(False, "one network for source and target, not two copies")
     alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
@@ -90,6 +93,9 @@ class InversionConfig:
     perceptual_tap: str = option("relu3_1", "layer of the feature distance")
     perceptual_relative: bool = option(True, "feature distance over the features' mean size")
     down: str = option("area", "down-sampling in Eq. 12", choices=DOWNS)
+    halving: int = option(
+        0, "times that the hypotheses of larger loss are dropped, half of them each", low=0, high=8
+    )
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,18 @@ class Matches(NamedTuple):
     """The correlation M of Eq. 3 kept as its two factors, M(u, v) = source(u) . target(v).
 
     The matrix itself has p q entries, 16 GiB for 256 x 256 cells, and nothing needs all of them at
-    once (`tiled.py`); `correlation(*matches)` makes it where it is small enough.
+    once (`tiled.py`). Where it is small it is kept beside the factors, since nothing is then
+    computed twice (`dense.py`).
     """
 
     source: jax.Array  # [n, p, c], unit vectors
     target: jax.Array  # [n, q, c]
+    matrix: jax.Array | None = None  # [n, p, q]; None where it would be too large
 
     def turned(self) -> "Matches":
         """The same correlation from the target's side."""
-        return Matches(self.target, self.source)
+        matrix = None if self.matrix is None else self.matrix.swapaxes(1, 2)
+        return Matches(self.target, self.source, matrix)
 
 
 def resize_features(features: jax.Array, grid: int) -> jax.Array:

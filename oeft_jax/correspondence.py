@@ -12,14 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from oeft_jax import dense
 from oeft_jax import losses as L
 from oeft_jax._types import Features, Params, Taps, Terms
 from oeft_jax.augment import Geometric, Photometric, geometric, photometric
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.correlation import Matches, hypercolumn, layer_scales, match_features
+from oeft_jax.correlation import (
+    Matches,
+    correlation,
+    hypercolumn,
+    layer_scales,
+    match_features,
+    unit,
+)
 from oeft_jax.models.backbone import Backbone
-from oeft_jax.tiled import best_match
-from oeft_jax.warp import voted_warp, warp_confidence, warp_image
+from oeft_jax.tiled import DENSE, TILE
+from oeft_jax.warp import best_matches, voted_warp, warp_confidence, warp_image
 
 
 class CorrespondenceState(NamedTuple):
@@ -92,7 +100,7 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
             temperature=config.temperature,
             positives=positives,
             stop_gradient=config.stop_gradient,
-            tile=config.tile,
+            tile=config.tile or TILE,
         )
 
     def perceptual(x: L.LossInputs) -> jax.Array:
@@ -114,7 +122,9 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
 
     def cycle(x: L.LossInputs) -> jax.Array:
         back = x.matches.turned()
-        again = warp_image(x.warped, back, alpha=config.alpha, mode=config.warp, tile=config.tile)
+        again = warp_image(
+            x.warped, back, alpha=config.alpha, mode=config.warp, tile=config.tile or TILE
+        )
         return L.cycle_loss(again, x.target)
 
     def anchor(x: L.LossInputs) -> jax.Array:
@@ -183,25 +193,51 @@ def correlate(
     backbone: Backbone,
     config: CorrespondenceConfig,
 ) -> tuple[Matches, jax.Array]:
-    """(factors of M of Eq. 3, hypercolumns of the source [n, p, c]) of images [n, s, s, 3]."""
-    source_cells = _cells(source_params(params), source, scales, backbone, config)  # Eq. 1
-    target_cells = _cells(target_params(params), target, scales, backbone, config)  # Eq. 2
-    prepared = [
-        match_features(cells, centre=config.centre, neighbourhood=config.neighbourhood)
-        for cells in (source_cells, target_cells)
+    """(M of Eq. 3, hypercolumns of the source [n, p, c]) of images [n, s, s, 3]."""
+    taps = tuple(config.taps)
+    of_source = backbone.apply(source_params(params), source, taps)  # Eq. 1
+    of_target = backbone.apply(target_params(params), target, taps)  # Eq. 2
+    if _keeps_columns(config):
+        columns = [dense.columns(f, scales, grid=config.grid) for f in (of_source, of_target)]
+        moved = [dense.centred(c) if config.centre == "positions" else c for c in columns]
+        matched = [dense.joined(c) for c in moved]
+        weights = dense.inverse_norms(matched[0])
+        units = [unit(cells) for cells in matched]
+        matrix = dense.products(moved[0], weights, units[1])
+        return Matches(units[0], units[1], matrix), dense.joined(columns[0])
+    cells = [_cells(features, scales, config) for features in (of_source, of_target)]
+    units = [
+        match_features(c, centre=config.centre, neighbourhood=config.neighbourhood) for c in cells
     ]
-    return Matches(*prepared), source_cells  # Eq. 3
+    small = not config.tile and config.grid**4 <= DENSE
+    return Matches(units[0], units[1], correlation(*units) if small else None), cells[0]
+
+
+def _keeps_columns(config: CorrespondenceConfig) -> bool:
+    """Whether the correlation is one small matrix of cells that interpolation commutes with."""
+    linear = config.centre != "channels" and config.layer_scale != "unit"
+    small = not config.tile and config.grid**4 <= DENSE
+    return small and linear and config.neighbourhood == 1
 
 
 def _cells(
+    features: Features, scales: dict[str, jax.Array], config: CorrespondenceConfig
+) -> jax.Array:
+    return hypercolumn(features, scales, grid=config.grid, layer_scale=config.layer_scale)
+
+
+def _keys(
     params: Params,
     images: jax.Array,
     scales: dict[str, jax.Array],
     backbone: Backbone,
     config: CorrespondenceConfig,
-) -> jax.Array:
-    features = backbone.apply(params, images, tuple(config.taps))
-    return hypercolumn(features, scales, grid=config.grid, layer_scale=config.layer_scale)
+) -> jax.Array | dense.Columns:
+    """Hypercolumns of the warp under W_T, the keys of InfoNCE."""
+    features = backbone.apply(target_params(params), images, tuple(config.taps))
+    if _keeps_columns(config):
+        return dense.columns(features, scales, grid=config.grid)
+    return _cells(features, scales, config)
 
 
 def make_loss(
@@ -225,9 +261,8 @@ def make_loss(
         matches, source_cells = correlate(
             params, source, target, pair.scales, backbone=backbone, config=config
         )
-        warped = warp_image(  # Eq. 6
-            target, matches, alpha=config.alpha, mode=config.warp, tile=config.tile
-        )
+        tile = config.tile or TILE
+        warped = warp_image(target, matches, alpha=config.alpha, mode=config.warp, tile=tile)
         inputs = L.LossInputs(
             key=key,
             source=source,
@@ -235,7 +270,7 @@ def make_loss(
             warped=warped,
             matches=matches,
             source_cells=source_cells,
-            warped_cells=_cells(target_params(params), warped, pair.scales, backbone, config),
+            warped_cells=_keys(params, warped, pair.scales, backbone, config),
             target_phi=target_phi,
             warped_phi=backbone.apply(pair.phi, warped, phi_taps(config)),
             params=params,
@@ -295,17 +330,24 @@ def run(
     for number in range(int(state.step), num_steps):
         state, info = step(key, state, pair)
         if not bool(info.finite):
-            bad = [name for name, value in info.terms.items() if not np.isfinite(value)]
-            term = f"loss term {bad[0]!r}" if bad else "a gradient"
-            raise NonFiniteError(
-                f"step {number + 1}: {term} is not finite; "
-                "try a smaller --learning-rate or --alpha.",
-                state,
-            )
+            raise non_finite(number + 1, info, state)
         if on_step is not None:
-            row = {"loss": float(info.loss), **{k: float(v) for k, v in info.terms.items()}}
-            on_step(number + 1, state, row)
+            on_step(number + 1, state, row_of(info))
     return state
+
+
+def non_finite(number: int, info: CorrespondenceInfo, state: CorrespondenceState) -> NonFiniteError:
+    """The error of step `number`, which names the first term that is to blame."""
+    bad = [name for name, value in info.terms.items() if not np.isfinite(value)]
+    term = f"loss term {bad[0]!r}" if bad else "a gradient"
+    return NonFiniteError(
+        f"step {number}: {term} is not finite; try a smaller --learning-rate or --alpha.", state
+    )
+
+
+def row_of(info: CorrespondenceInfo) -> dict[str, float]:
+    """What a step reports as Python numbers: the loss and its weighted terms."""
+    return {"loss": float(info.loss), **{k: float(v) for k, v in info.terms.items()}}
 
 
 def make_warp(backbone: Backbone, config: CorrespondenceConfig) -> Callable[[Params, Pair], Warp]:
@@ -315,8 +357,8 @@ def make_warp(backbone: Backbone, config: CorrespondenceConfig) -> Callable[[Par
         matches, _ = correlate(
             params, pair.source, pair.target, pair.scales, backbone=backbone, config=config
         )
-        alpha, tile = config.alpha, config.tile
-        best = best_match(*matches, tile=tile)
+        alpha, tile = config.alpha, config.tile or TILE
+        best = best_matches(matches, tile=tile)
         return Warp(
             soft=warp_image(pair.target, matches, alpha=alpha, mode=config.warp, tile=tile),
             voted=voted_warp(pair.target, best, grid=config.grid),

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 
 from oeft_jax._types import Features, Params, Terms
 from oeft_jax.correlation import Matches, unit
+from oeft_jax.dense import Columns, inverse_norms, joined, products
 from oeft_jax.models.layers import average_pool
 from oeft_jax.tiled import TILE, attend
 
 
 def info_nce(
     query: jax.Array,
-    keys: jax.Array,
+    keys: jax.Array | Columns,
     *,
     temperature: float,
     positives: jax.Array | None = None,
@@ -32,7 +33,8 @@ def info_nce(
 
     Args:
       query: [n, p, c].
-      keys: [n, q, c].
+      keys: [n, q, c], or columns whose joined channels are in the order of the query's; these
+        are compared as one matrix, without multiplying what was interpolated.
       temperature: > 0 (the paper's tau).
       positives: [p] int, the key that belongs to each query; None means key i for query i.
       stop_gradient: treats the keys as constants (as CUT does).
@@ -40,9 +42,14 @@ def info_nce(
     """
     if stop_gradient:
         keys = jax.lax.stop_gradient(keys)
-    query, keys = unit(query) / temperature, unit(keys)
+    query = unit(query) / temperature
     if positives is None:
         positives = jnp.arange(query.shape[1])
+    if isinstance(keys, Columns):
+        logits = products(keys, inverse_norms(joined(keys)), query)  # [n, q, p]
+        own = jnp.diagonal(logits[:, positives], axis1=1, axis2=2)
+        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - own)
+    keys = unit(keys)
     own = jnp.einsum("npc,npc->np", query, keys[:, positives], precision="highest")
     log_sum = attend(query, keys, jnp.zeros((*keys.shape[:2], 0), keys.dtype), tile=tile)[1]
     return jnp.mean(log_sum - own)  # Eq. 7, 8
@@ -127,9 +134,9 @@ class LossInputs(NamedTuple):
     source: jax.Array  # [n, h, w, 3] in [0, 1]
     target: jax.Array  # [n, h, w, 3]
     warped: jax.Array  # [n, h, w, 3], Eq. 6
-    matches: Matches  # Eq. 3 as its factors; `correlation(*matches)` is the matrix
+    matches: Matches  # Eq. 3
     source_cells: jax.Array  # [n, p, c], hypercolumn of the source under W_S
-    warped_cells: jax.Array  # [n, p, c], hypercolumn of the warp under W_T
+    warped_cells: jax.Array | Columns  # [n, p, c], hypercolumn of the warp under W_T
     target_phi: Features  # frozen network on the target
     warped_phi: Features  # frozen network on the warp
     params: Params  # what is being tuned

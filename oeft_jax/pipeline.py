@@ -9,25 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from oeft_jax import correspondence, inversion, selection
+from oeft_jax import correspondence, inversion, selection, tuning
 from oeft_jax._checks import InputError
 from oeft_jax._types import Params
 from oeft_jax.checkpoint import Store
 from oeft_jax.config import SAME, Config, check
+from oeft_jax.devices import replicate
 from oeft_jax.image import fit_square
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.loading import load_features, load_generator
 from oeft_jax.losses import Losses
-from oeft_jax.models import backbone as models
+from oeft_jax.memory import guard
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.refine import two_bands, use_generator
+from oeft_jax.remember import remember
 from oeft_jax.selection import Choice, Scorer
+from oeft_jax.tuning import Tuned, Tuning
 from oeft_jax.weights import Weights, require
 
 SAVE_EVERY = 20  # steps between saved states
-HISTORY = (0.0, 0.1, 0.4, 1.0)  # parts of the run at which the warp is kept (Fig. 5)
+STAGES = ("correspondence fine-tuning", "multiple GAN inversion")
 
 
 class Parts(NamedTuple):
@@ -69,6 +73,7 @@ class Translation(NamedTuple):
     uses_generator: bool
     verdict: str  # a sentence: what the result is made of, and why
     seconds: dict[str, float]  # stage -> wall time, compilation included
+    memory: tuple[tuple[str, int], ...] = ()  # (stage, bytes it was to need) of the plan, if any
 
 
 def load_parts(config: Config) -> Parts:
@@ -140,6 +145,7 @@ def translate(
     Raises:
       InputError: arrays or settings that cannot be used.
       NonFiniteError: the run went non-finite; it carries the last good state.
+      OutOfMemory: the device had no more, see `memory_fit.check`.
     """
     config = check(config or Config())
     parts = parts or load_parts(config)
@@ -147,48 +153,109 @@ def translate(
         inversion.check_layers(parts.generator, config.inversion)
     tell = on_progress or (lambda _: None)
     store = Store(state_folder)
+    began = time.monotonic()
+    with guard(STAGES[0]):
+        one = begin(source, target, config, parts, store)
+        made = programs_of(config, parts)
+        tuned = tuning.tune(tuning_key(config), one, made, stage_1(config, tell))
+    seconds = time.monotonic() - began
+    return finish(one, tuned, config, parts, tell=tell, store=store, seconds=seconds)
+
+
+def begin(
+    source: np.ndarray, target: np.ndarray, config: Config, parts: Parts, store: Store
+) -> Tuning:
+    """Stage 1 of a pair at its beginning, or where `store` holds it. Raises as `translate`."""
     stage = config.correspondence
     squares = [
         jnp.asarray(fit_square(_checked(name, image), stage.image_size, stage.fit))[None]
         for name, image in (("source", source), ("target", target))
     ]
-    began = time.monotonic()
-    tuned = _tune(squares[0], squares[1], config, parts, tell, store)
-    seconds = {"correspondence": time.monotonic() - began}
+    return Tuning(
+        *squares,
+        config=stage,
+        backbone=parts.backbone,
+        params=parts.params,
+        losses=parts.losses,
+        optimizer=parts.optimizer,
+        store=store,
+        save_every=SAVE_EVERY,
+    )
+
+
+def programs_of(config: Config, parts: Parts, mesh: Mesh | None = None) -> tuning.Programs:
+    """Stage 1's compiled functions, made once for these settings and parts."""
+    return tuning.programs(
+        config.correspondence, parts.backbone, parts.losses, parts.optimizer, mesh
+    )
+
+
+def inversion_programs(
+    config: Config, parts: Parts, mesh: Mesh | None = None
+) -> inversion.Programs:
+    """Stage 2's compiled functions, made once for these settings and parts."""
+    made = (parts.generator, parts.backbone, config.inversion, parts.inversion_optimizer)
+    return _inversion_programs(*made, mesh=mesh)
+
+
+_inversion_programs = remember(inversion.make_programs)
+
+
+def tuning_key(config: Config) -> jax.Array:
+    """The random key of stage 1, the same for every pair."""
+    return jax.random.fold_in(jax.random.key(config.seed), 1)
+
+
+def stage_1(config: Config, tell: Callable[[Progress], None]) -> tuning.OnStep:
+    """`tell` as what stage 1 calls after a step."""
+    total = config.correspondence.steps
+    return lambda number, row: tell(Progress("correspondence", number, total, row))
+
+
+def finish(
+    one: Tuning,
+    tuned: Tuned,
+    config: Config,
+    parts: Parts,
+    *,
+    tell: Callable[[Progress], None],
+    store: Store,
+    seconds: float,
+    mesh: Mesh | None = None,
+) -> Translation:
+    """Stage 2, on every device of a mesh, and the result, from what `seconds` of stage 1 made.
+
+    Raises as `translate`.
+    """
+    stage = config.correspondence
+    source, target = (np.asarray(image[0]) for image in (one.pair.source, one.pair.target))
     warped = np.asarray(tuned.warp.voted if stage.finish == "voted" else tuned.warp.soft)[0]
     began = time.monotonic()
-    hypotheses = _invert(warped, config, parts, tell, store)
+    with guard(STAGES[1]):
+        hypotheses = _invert(warped, config, parts, tell, store, mesh)
     choice, uses, verdict, image = None, False, "", warped
     if hypotheses:
-        scores = parts.scorer([h.image for h in hypotheses], np.asarray(squares[1][0]))
+        scores = parts.scorer([h.image for h in hypotheses], target)
         losses = np.array([h.loss for h in hypotheses])
         choice = selection.choose(scores, losses, tolerance=config.selection.tolerance)
         chosen = hypotheses[choice.chosen]
         uses, verdict = use_generator(chosen, config.refine)
         image = two_bands(chosen.image, warped) if uses else warped
-    seconds["inversion"] = time.monotonic() - began
-    grid = stage.grid
     return Translation(
         image=image,
         warped=warped,
         soft_warped=np.asarray(tuned.warp.soft)[0],
-        source=np.asarray(squares[0][0]),
-        target=np.asarray(squares[1][0]),
+        source=source,
+        target=target,
         history=tuned.history,
-        confidence=np.asarray(tuned.warp.confidence).reshape(grid, grid),
+        confidence=np.asarray(tuned.warp.confidence).reshape(stage.grid, stage.grid),
         losses=tuned.rows,
         hypotheses=tuple(hypotheses),
         choice=choice,
         uses_generator=uses,
         verdict=verdict or "No generator was asked for; the result is the warp.",
-        seconds=seconds,
+        seconds={"correspondence": seconds, "inversion": time.monotonic() - began},
     )
-
-
-class _Tuned(NamedTuple):
-    warp: correspondence.Warp
-    history: tuple[tuple[int, np.ndarray], ...]
-    rows: tuple[dict[str, float], ...]
 
 
 def _checked(name: str, image: Any) -> np.ndarray:
@@ -202,116 +269,41 @@ def _checked(name: str, image: Any) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def _tune(
-    source: jax.Array,
-    target: jax.Array,
-    config: Config,
-    parts: Parts,
-    tell: Callable[[Progress], None],
-    store: Store,
-) -> _Tuned:
-    stage, backbone = config.correspondence, parts.backbone
-    params = models.used_params(backbone, parts.params, stage.taps)
-    state, pair = correspondence.init(
-        params,
-        parts.params,
-        source,
-        target,
-        backbone=backbone,
-        config=stage,
-        optimizer=parts.optimizer,
-    )
-    make = correspondence.make_warp(backbone, stage)
-    marks = sorted({round(part * stage.steps) for part in HISTORY})
-    names = ["loss", *(name for name, (weight, _) in sorted(parts.losses.items()) if weight)]
-    saved: dict[str, Any] = {
-        "state": state,
-        "rows": np.full((stage.steps, len(names)), np.nan),
-        "history": np.zeros((len(marks), *source.shape[1:]), np.float32),
-    }
-    saved = store.load("correspondence", saved)
-    state, rows, history = saved["state"], np.array(saved["rows"]), np.array(saved["history"])
-    if int(state.step) == 0 and stage.steps:  # the last mark is the final warp, made below
-        history[0] = np.asarray(make(state.params, pair).soft)[0]
-
-    def on_step(number: int, state: correspondence.CorrespondenceState, row: dict) -> None:
-        rows[number - 1] = [row[name] for name in names]
-        if number in marks[:-1]:
-            history[marks.index(number)] = np.asarray(make(state.params, pair).soft)[0]
-        if number % SAVE_EVERY == 0 or number == stage.steps:
-            store.save("correspondence", number, {"state": state, "rows": rows, "history": history})
-        tell(Progress("correspondence", number, stage.steps, row))
-
-    step = correspondence.make_step(backbone, stage, parts.losses, parts.optimizer)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    try:
-        state = correspondence.run(
-            key, state, pair, step=step, num_steps=stage.steps, on_step=on_step
-        )
-    except correspondence.NonFiniteError as error:
-        saved = {"state": error.state, "rows": rows, "history": history}
-        store.save("correspondence", int(error.state.step), saved)
-        raise
-    table = [dict(zip(names, (float(v) for v in row), strict=True)) for row in rows]
-    warp = make(state.params, pair)
-    history[-1] = np.asarray(warp.soft)[0]
-    return _Tuned(warp, tuple(zip(marks, history, strict=True)), tuple(table))
-
-
 def _invert(
     warped: np.ndarray,
     config: Config,
     parts: Parts,
     tell: Callable[[Progress], None],
     store: Store,
+    mesh: Mesh | None,
 ) -> list[Hypothesis]:
     generator, stage = parts.generator, config.inversion
     if generator is None or config.refine.mode == "never":
         return []
+    programs = inversion_programs(config, parts, mesh)
+    goal = programs.make_goal(warped, params=parts.generator_params, phi=parts.params)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    layers = tuple(dict.fromkeys(stage.composing_layers))
-    found: list[Hypothesis] = []
-    for place, layer in enumerate(layers):
-        size = generator.resolution
-        empty = [
-            Hypothesis(layer, count, np.zeros((size, size, 3), np.float32), np.inf, 0.0, 0.0)
-            for count in stage.num_codes
-        ]
-        kept = [one._asdict() for one in empty]
-        done = store.load(f"inversion-{layer}", kept)
-        if done is not kept:
-            found += [_hypothesis(one) for one in done]
-            continue
-
-        def on_step(number: int, values: dict[str, Any], place: int = place) -> None:
-            best = {name: float(np.min(value)) for name, value in values.items()}
-            total = stage.steps * len(layers)
-            tell(Progress("inversion", place * stage.steps + number, total, best))
-
-        these = inversion.invert_layer(
-            key,
-            warped,
-            generator,
-            parts.generator_params,
-            parts.params,
-            layer,
-            backbone=parts.backbone,
-            config=stage,
-            optimizer=parts.inversion_optimizer,
-            on_step=on_step,
-        )
-        if len(these) == len(empty):
-            store.save(f"inversion-{layer}", 0, [one._asdict() for one in these])
-        found += these
-    return inversion.require(found)
-
-
-def _hypothesis(saved: dict[str, Any]) -> Hypothesis:
-    return Hypothesis(
-        int(saved["composing_layer"]),
-        int(saved["num_codes"]),
-        np.asarray(saved["image"]),
-        float(saved["loss"]),
-        float(saved["psnr"]),
-        float(saved["ssim"]),
+    state = inversion.init(
+        key, generator, parts.generator_params, programs.plan, parts.inversion_optimizer
     )
+    state = inversion.from_saved(state, store.load("inversion", inversion.to_save(state)))
+    if mesh is not None:  # once, not in every step
+        state, goal = replicate((state, goal), mesh)
+
+    def on_step(
+        number: int, state: inversion.InversionState, values: dict[str, np.ndarray]
+    ) -> None:
+        if number % SAVE_EVERY == 0 or number == stage.steps:
+            store.save("inversion", number, inversion.to_save(state))
+        best = {name: float(np.min(value)) for name, value in values.items()}
+        tell(Progress("inversion", number, stage.steps, best))
+
+    state = inversion.run(
+        state,
+        goal,
+        step=programs.step,
+        num_steps=stage.steps,
+        drops=inversion.rungs(len(programs.plan), stage),
+        on_step=on_step,
+    )
+    return inversion.require(inversion.hypotheses_of(state, goal, programs))

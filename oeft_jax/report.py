@@ -130,6 +130,7 @@ def manifest(
             "mean_confidence": float(result.confidence.mean()),
         },
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "memory_bytes": dict(result.memory),
         "command": command,
         "inputs": dict(inputs),
         "config": config_dict(config),

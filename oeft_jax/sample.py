@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from oeft_jax import compile_cache
+from oeft_jax import compile_cache, huge_pages
 from oeft_jax._checks import InputError, check_range
 from oeft_jax.image import write_png
 from oeft_jax.loading import load_generator
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(flags, name) is not None
         }
         compile_cache.use()
+        huge_pages.use()
         images = sample(flags.weights, flags.num, seed=flags.seed, **options)
         write_png(out, contact_sheet(images))
     except InputError as error:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 TILE = 1024  # cells on a side of a tile
+DENSE = 4096**2  # pairs of cells up to which the whole matrix is faster, and small enough
 LOWEST = -1e30  # stands for minus infinity where a tile is padded: its exp is 0, and no NaN comes
 
 

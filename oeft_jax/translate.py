@@ -1,24 +1,34 @@
-"""The main command: `python -m oeft_jax.translate --source A --target B --out DIR`."""
+"""The main command: `python -m oeft_jax.translate --source A --target B --out DIR`, or a list."""
 
-import hashlib
-import json
+import argparse
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from oeft_jax import compile_cache, pipeline, report
-from oeft_jax._checks import InputError
-from oeft_jax.correspondence import NonFiniteError
-from oeft_jax.flags import config_from, parser
-from oeft_jax.image import read_image
-from oeft_jax.progress import show_progress
+import jax
 
-STATE = "state"  # inside the unfinished folder
-REQUEST = "request.json"  # what the unfinished run was asked
+from oeft_jax import (
+    compile_cache,
+    devices,
+    huge_pages,
+    memory,
+    memory_fit,
+    memory_plan,
+    out_folder,
+    pipeline,
+    report,
+)
+from oeft_jax._checks import InputError
+from oeft_jax.config import Config
+from oeft_jax.correspondence import NonFiniteError
+from oeft_jax.flags import check_processes, config_from, parser
+from oeft_jax.pair_list import PairPaths, match_folders, read_list
+from oeft_jax.pairs import FAILED, Asked, merge_summaries, run_pairs, summary_of
+from oeft_jax.progress import show_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,125 +48,126 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NonFiniteError as error:  # --resume would repeat it, and takes no other settings
         print(f"oeft_jax: {error} Start anew with --overwrite.", file=sys.stderr)
         return 1
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        print(f"oeft_jax: {_first_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("oeft_jax: interrupted. Continue with --resume.", file=sys.stderr)
         return 1
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or ["the memory ran out."])[0]
+
+
 def _run(words: list[str]) -> int:
     flags = parser().parse_args(words)
     config = config_from(flags)
-    out = Path(flags.out)
-    if not out.resolve().name:
-        raise InputError(f"--out {out}: is the root folder; accepted: a new or empty folder.")
-    unfinished = out.resolve().with_name(out.resolve().name + ".unfinished")
-    try:
-        _check_out(out, unfinished, resume=flags.resume, overwrite=flags.overwrite)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be used ({error.strerror}).") from error
-    side = config.correspondence.image_size
-    paths = {"source": Path(flags.source), "target": Path(flags.target)}
-    images = {name: read_image(path, at_least=side) for name, path in paths.items()}
-    inputs = {
-        name: {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for name, path in paths.items()
-    }
-    compile_cache.use()
-    parts = pipeline.load_parts(config)
-    names = report.file_names(flags.raw_warp)
-    origins = ", ".join(weights.origin for weights in parts.weights)
-    print(
-        f"device {report.device_name()}; weights {origins}; writing {', '.join(names)} to {out}",
-        flush=True,
-    )
-    request = {
-        "config": report.config_dict(config),
-        "inputs": {name: entry["sha256"] for name, entry in inputs.items()},
-        "weights": [weights.sha256 for weights in parts.weights],
-    }
-    _open_unfinished(unfinished, request, resume=flags.resume, overwrite=flags.overwrite)
+    if flags.plan:
+        return _plan(config)
+    command = shlex.join(["python", "-m", "oeft_jax.translate", *words])
+    pairs = _pairs_of(flags)
+    check_processes(flags, of_list=pairs is not None)
+    if pairs is None:
+        return _run_one(flags, config, command)
+    return _run_list(pairs, flags, config, command)
+
+
+def _pairs_of(flags: argparse.Namespace) -> list[PairPaths] | None:
+    """The list that the flags name, or None for a single pair."""
+    if not flags.out or not (flags.pairs or (flags.source and flags.target)):
+        raise InputError("needed: --out, and --source with --target or --pairs; see --help.")
+    if flags.pairs:
+        if flags.source or flags.target:
+            raise InputError("--pairs excludes --source and --target; give one or the others.")
+        return read_list(Path(flags.pairs))
+    source, target = Path(flags.source), Path(flags.target)
+    if source.is_dir() and target.is_dir():
+        return match_folders(source, target)
+    if source.is_dir() or target.is_dir():
+        name = "--source" if source.is_dir() else "--target"
+        raise InputError(f"{name}: is a folder; accepted: two photos, or a folder for both.")
+    return None
+
+
+def _run_one(flags: argparse.Namespace, config: Config, command: str) -> int:
+    out, modes = Path(flags.out), {"resume": flags.resume, "overwrite": flags.overwrite}
+    out_folder.check_out(out, **modes)
+    photos = out_folder.read_photos(Path(flags.source), Path(flags.target), config)
+    parts = _load(config, f"writing {', '.join(report.file_names(flags.raw_warp))} to {out}")
+    needs = memory_fit.check(config, parts)
+    unfinished = out_folder.unfinished_of(out)
+    out_folder.open_unfinished(unfinished, out_folder.request_of(photos, config, parts), **modes)
     try:
         with show_progress() as on_progress:
             result = pipeline.translate(
-                images["source"],
-                images["target"],
+                *photos.images,
                 config,
                 parts=parts,
                 on_progress=on_progress,
-                state_folder=unfinished / STATE,
+                state_folder=unfinished / out_folder.STATE,
             )
-        entries = report.manifest(
-            result,
-            config,
-            inputs=inputs,
-            weights=parts.weights,
-            files=names,
-            command=shlex.join(["python", "-m", "oeft_jax.translate", *words]),
+        result = result._replace(memory=needs)
+        out_folder.write_run(
+            out, result, config, parts, photos.inputs, raw=flags.raw_warp, command=command
         )
-        report.write_report(unfinished, result, entries, flags.raw_warp)
     except InputError:
         if not flags.resume:  # nothing of worth is there; after any other stop the state stays
-            shutil.rmtree(unfinished, ignore_errors=True)
+            out_folder.discard(out)
         raise
-    _publish(unfinished, out, names)
-    print(result.verdict)
-    print(f"wrote {out / 'translation.png'} in {sum(result.seconds.values()):.0f} s")
-    return 0
+    except memory.OutOfMemory as error:
+        stage = error.stage
+    else:
+        print(result.verdict)
+        print(f"wrote {out / 'translation.png'} in {sum(result.seconds.values()):.0f} s")
+        return 0
+    # The error is gone here, and with it what the stage held.
+    raise memory.OutOfMemory(stage, memory_fit.ran_out(stage, config, parts))
 
 
-def _check_out(out: Path, unfinished: Path, *, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other; give one of them.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; accepted: a new or empty folder.")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise InputError(
-            f"--out {out}: is not empty; accepted: a new or empty folder, or --overwrite."
-        )
-    if unfinished.exists() and not (resume or overwrite):
-        raise InputError(
-            f"--out {out}: an interrupted run is kept in {unfinished}; accepted: --resume to "
-            "continue it, --overwrite to start anew."
-        )
-
-
-def _open_unfinished(
-    folder: Path, request: dict[str, Any], *, resume: bool, overwrite: bool
-) -> None:
-    """Makes the folder of a run, or checks that the one there was asked the same."""
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-    saved = folder / REQUEST
-    text = json.dumps(request, indent=2, sort_keys=True)
-    if saved.is_file():
-        if saved.read_text("utf-8") != text:
-            raise InputError(
-                f"{folder}: was started with other settings, photos or weights; accepted: the "
-                "same ones with --resume, or --overwrite to start anew."
-            )
-        return
-    if resume:
-        print(f"nothing to resume in {folder}; starting anew", file=sys.stderr)
+def _run_list(
+    pairs: list[PairPaths], flags: argparse.Namespace, config: Config, command: str
+) -> int:
+    out = Path(flags.out)
+    out_folder.check_list_out(out, resume=flags.resume, overwrite=flags.overwrite)
+    if flags.distributed:
+        devices.join(flags.coordinator, flags.num_processes, flags.process_id)
+    process, num_processes = jax.process_index(), jax.process_count()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        saved.write_text(text, "utf-8")
-    except OSError as error:
-        raise InputError(
-            f"--out {folder.parent}: cannot be written ({error.strerror}); "
-            "accepted: a folder whose parent you may write."
-        ) from error
+        parts = _load(config, f"{len(pairs)} pairs to {out}")
+        free = partial(memory.free_bytes, jax.local_devices()[0])
+        needs = memory_fit.check(config, parts, free=free)
+        modes = {"resume": flags.resume, "overwrite": flags.overwrite, "raw": flags.raw_warp}
+        asked = Asked(out, config, parts, **modes, command=command, memory=needs)
+        outcomes = run_pairs(devices.share(pairs), asked, summary_of(out, process, num_processes))
+    finally:
+        devices.leave()
+    if num_processes > 1 and process == 0:
+        outcomes = merge_summaries(out, pairs, num_processes)
+    failed = sum(one.status == FAILED for one in outcomes)
+    print(f"{len(outcomes) - failed} of {len(outcomes)} pairs are in {out}, {failed} failed")
+    return 1 if failed else 0
 
 
-def _publish(unfinished: Path, out: Path, names: Sequence[str]) -> None:
-    """Moves finished files into place, the manifest last, then removes what is left."""
-    shutil.rmtree(unfinished / STATE, ignore_errors=True)
-    (unfinished / REQUEST).unlink(missing_ok=True)
-    if not out.exists():
-        unfinished.rename(out)
-        return
-    for name in names:
-        (unfinished / name).replace(out / name)
-    shutil.rmtree(unfinished, ignore_errors=True)
+def _load(config: Config, task: str) -> pipeline.Parts:
+    """Everything that a run is made of; says what it is made of and what for."""
+    compile_cache.use()
+    huge_pages.use()
+    parts = pipeline.load_parts(config)
+    origins = ", ".join(weights.origin for weights in parts.weights)
+    print(f"device {report.device_name()}; weights {origins}; {task}", flush=True)
+    return parts
+
+
+def _plan(config: Config) -> int:
+    """Prints what each stage needs. Raises InputError when it is more than there is."""
+    parts = _load(config, "nothing is run")
+    needs, there = memory_plan.needs(config, parts), memory.free_bytes()
+    print(memory_plan.table(needs, there))
+    memory_fit.refuse(needs, config, parts, there=there)
+    return 0
 
 
 class _CallableModule(ModuleType):

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from oeft_jax._checks import check_choice
 from oeft_jax.correlation import Matches
+from oeft_jax.dense import mix
 from oeft_jax.models.layers import average_pool
-from oeft_jax.tiled import TILE, attend
+from oeft_jax.tiled import TILE, attend, best_match
 
 WARPS = ("patch", "pooled")
 
@@ -21,8 +22,10 @@ def warp(values: jax.Array, matches: Matches, *, alpha: float, tile: int = TILE)
 
     A convex combination, so it never leaves the range of `values`.
     """
-    chex.assert_rank([values, *matches], 3)
+    chex.assert_rank([values, matches.source, matches.target], 3)
     chex.assert_equal(matches.target.shape[1], values.shape[1])
+    if matches.matrix is not None:
+        return mix(alpha * matches.matrix, values)  # Eq. 6
     return attend(alpha * matches.source, matches.target, values, tile=tile)[0]  # Eq. 6
 
 
@@ -62,7 +65,7 @@ def warp_image(
     """
     check_choice("warp", mode, WARPS)
     n, size = target.shape[0], target.shape[1]
-    side, grid = (round(cells.shape[1] ** 0.5) for cells in matches)
+    side, grid = (round(cells.shape[1] ** 0.5) for cells in (matches.source, matches.target))
     if mode == "patch":
         patches = warp(image_to_patches(target, grid), matches, alpha=alpha, tile=tile)
         return patches_to_image(patches, side * (size // grid))
@@ -71,16 +74,26 @@ def warp_image(
     return jax.image.resize(small.reshape(n, side, side, 3), (n, size, size, 3), "linear")
 
 
+def best_matches(matches: Matches, *, tile: int = TILE) -> jax.Array:
+    """The best target cell of every source cell, the first of equals. -> [n, p] int32."""
+    if matches.matrix is not None:
+        return jnp.argmax(matches.matrix, axis=2).astype(jnp.int32)
+    return best_match(matches.source, matches.target, tile=tile)
+
+
 def warp_confidence(
     matches: Matches, best: jax.Array, *, alpha: float, tile: int = TILE
 ) -> jax.Array:
     """Softmax weight of the best match of each source cell, in (0, 1].
 
     Args:
-      best: [n, p] int, from `tiled.best_match`.
+      best: [n, p] int, from `best_matches`.
     Returns:
       [n, p].
     """
+    if matches.matrix is not None:
+        top = jnp.max(matches.matrix, axis=2, keepdims=True)
+        return 1 / jnp.sum(jnp.exp(alpha * (matches.matrix - top)), axis=2)
     source, target = alpha * matches.source, matches.target
     chosen = jnp.take_along_axis(target, best[:, :, None], axis=1)
     largest = jnp.einsum("npc,npc->np", source, chosen, precision="highest")
@@ -97,7 +110,7 @@ def voted_warp(target: jax.Array, best: jax.Array, *, grid: int, overlap: int = 
 
     Args:
       target: [n, size, size, 3].
-      best: [n, p] int, the best target cell of each source cell, from `tiled.best_match`.
+      best: [n, p] int, the best target cell of each source cell, from `best_matches`.
       grid: target cells on a side.
       overlap: side of a patch in cells, >= 1.
     Returns:

@@ -12,9 +12,11 @@ import oeft_jax
 
 ROOT = Path(oeft_jax.__file__).parent
 LEVELS = (  # a module imports only from the lines above its own
-    ("_types", "_checks"),
+    ("_types", "_checks", "remember", "memory", "huge_pages"),
+    ("models.winograd", "devices", "pair_list"),
     ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
     ("models.vgg", "models.generator", "correlation", "metrics"),
+    ("dense",),
     ("warp",),
     (
         "models.resnet",
@@ -24,18 +26,35 @@ LEVELS = (  # a module imports only from the lines above its own
         "models.lpips",
         "models.styled",
     ),
+    ("models.upsample",),
     ("models.pggan", "models.stylegan", "models.stylegan2", "losses", "config"),
     ("models.backbone",),
     ("correspondence", "selection", "flags", "golden", "compile_cache"),
-    ("inversion", "loading"),
+    ("composition", "loading", "tuning"),
+    ("objective",),
+    ("inversion",),
     ("refine",),
     ("pipeline",),
     ("",),  # the package itself
-    ("progress", "report", "sample"),
+    ("progress", "report", "sample", "memory_plan", "group"),
+    ("out_folder", "memory_fit"),
+    ("pairs",),
     ("translate",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
-PURE = ("models.", "losses", "correlation", "tiled", "warp", "augment", "metrics", "refine")
+PURE = (
+    "models.",
+    "losses",
+    "correlation",
+    "tiled",
+    "dense",
+    "warp",
+    "augment",
+    "metrics",
+    "refine",
+    "composition",
+    "objective",
+)
 READS_OR_WRITES = {"open", "Path", "read_bytes", "read_text", "write_bytes", "write_text", "print"}
 
 

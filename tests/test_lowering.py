@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from oeft_jax import correspondence, inversion
+from oeft_jax import composition, correspondence, inversion
 from oeft_jax.config import CorrespondenceConfig, InversionConfig
 from oeft_jax.models.backbone import backbone, generator
 
@@ -68,13 +68,17 @@ def test_sampling_with_random_noise_lowers(name):
 @each_generator
 def test_gradients_of_codes_importances_and_weights_lower(name):
     network, params, _ = made(name)
+    plan = ((2, 1), (3, 2))
     latents = shapes(
-        lambda key, params: inversion.init_latents(key, network, params, 3, (2,)), key(), params
+        lambda key, params: tuple(
+            composition.init_latents(key, network, params, *one) for one in plan
+        ),
+        key(),
+        params,
     )
 
     def loss(latents, params):
-        one = jax.tree.map(lambda leaf: leaf[0], latents)
-        return jnp.mean(inversion.generate(network, params, one, jnp.ones(2), 3) ** 2)
+        return jnp.mean(composition.generate(network, params, latents, plan) ** 2)
 
     assert_lowers(jax.grad(loss, argnums=(0, 1)), latents, params)
 
@@ -82,19 +86,20 @@ def test_gradients_of_codes_importances_and_weights_lower(name):
 @each_generator
 def test_step_of_the_inversion_lowers(name):
     network, params, _ = made(name)
-    config = InversionConfig(num_codes=(1, 2), perceptual_tap=TAPS[-1])
+    config = InversionConfig(composing_layers=(2, 3), num_codes=(1, 2), perceptual_tap=TAPS[-1])
     optimizer = inversion.default_optimizer(config)
+    plan = composition.plan_of(config)
 
     def start(key, params, photo):
         phi = NETWORK.init(key, TAPS)
-        goal = inversion.make_goal(
-            photo[0], network, params, phi, config.num_codes, backbone=NETWORK, config=config
-        )
-        latents = inversion.init_latents(key, network, params, 3, config.num_codes)
-        return inversion.init(latents, optimizer), goal
+        goal = inversion.make_goal(photo[0], network, params, phi, backbone=NETWORK, config=config)
+        return inversion.init(key, network, params, plan, optimizer), goal
 
-    step = inversion.make_step(network, NETWORK, config, optimizer, 3)
-    assert_lowers(step, *shapes(start, key(), params, PHOTO))
+    step = inversion.make_step(network, NETWORK, config, optimizer, plan)
+    active = tuple(range(len(plan)))
+    assert_lowers(
+        lambda state, goal: step(state, goal, active), *shapes(start, key(), params, PHOTO)
+    )
 
 
 def begin(config):

@@ -13,7 +13,7 @@ from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.correlation import layer_scales
 from oeft_jax.image import fit_square, read_image
 from oeft_jax.models.backbone import backbone
-from oeft_jax.tiled import best_match
+from oeft_jax.warp import best_matches
 from oeft_jax.weights import load_bundled
 
 SIZE, GRID = 128, 32
@@ -31,7 +31,7 @@ def matcher():
         params = {"shared": weights.params}
         scales = layer_scales(network.apply(weights.params, source, CONFIG.taps), "rms")
         matches, _ = cft.correlate(params, source, target, scales, backbone=network, config=CONFIG)
-        return best_match(*matches)[0]
+        return best_matches(matches)[0]
 
     return best
 

@@ -264,10 +264,9 @@ def test_identical_codes_with_importances_summing_to_one_give_the_single_code_im
     importance = jnp.repeat(shares, generator.channels(layer), axis=1)
     several = inversion.Latents(jnp.repeat(code, 3, axis=0), importance, tail_codes)
     one = inversion.Latents(code, jnp.ones_like(importance[:1]), tail_codes)
-    make = jax.jit(
-        lambda latents, mask: inversion.generate(generator, params, latents, mask, layer)
-    )
-    images, single = make(several, jnp.ones(3)), make(one, jnp.ones(1))
+    plan = ((layer, 1), (layer, 3))
+    make = jax.jit(lambda latents: inversion.generate(generator, params, latents, plan))
+    single, images = make((one, several))
     np.testing.assert_allclose(images, single, rtol=0, atol=TOLERANCE)
 
 
@@ -301,7 +300,7 @@ def test_gradients_equal_finite_differences():
 
         @jax.jit
         def loss(latents):
-            image = inversion.generate(generator, params, latents, jnp.ones(2), 3)
+            image = inversion.generate(generator, params, (latents,), ((3, 2),))
             return jnp.mean((image - 0.3) ** 2)
 
         assert loss(latents).dtype == jnp.float64
@@ -317,7 +316,7 @@ def test_gradients_are_finite_for_zero_codes_and_importances(small):
     @jax.jit
     @jax.grad
     def gradients(latents):
-        return jnp.mean(inversion.generate(generator, params, latents, jnp.ones(2), 3) ** 2)
+        return jnp.mean(inversion.generate(generator, params, (latents,), ((3, 2),)) ** 2)
 
     assert all(jnp.isfinite(leaf).all() for leaf in gradients(zeros))
 
@@ -392,7 +391,7 @@ def test_inversion_recovers_the_image_of_a_known_w(make, space, drop):
     w = generator.init_codes(jax.random.key(100), params, 1)
     last = generator.num_layers
     known = inversion.Latents(w, jnp.ones((1, generator.channels(last))), jnp.zeros((0, W_DIM)))
-    target = inversion.generate(generator, params, known, jnp.ones(1), last) * 0.5 + 0.5
+    [target] = inversion.generate(generator, params, (known,), ((last, 1),)) * 0.5 + 0.5
     network, tap = backbone("vgg", {"depths": [1], "widths": [2]}), "relu1_1"
     config = InversionConfig(
         composing_layers=(layer,),
@@ -403,17 +402,16 @@ def test_inversion_recovers_the_image_of_a_known_w(make, space, drop):
         learning_rate=0.1,
     )
     losses = []
-    [found] = inversion.invert_layer(
+    [found] = inversion.invert(
         jax.random.key(0),
         target,
         generator,
         params,
         network.init(jax.random.key(0), (tap,)),
-        layer,
         backbone=network,
         config=config,
         optimizer=inversion.default_optimizer(config),
-        on_step=lambda number, row: losses.append(float(row["loss"][0])),
+        on_step=lambda number, state, row: losses.append(float(row["loss"][0])),
     )
     assert losses[0] > 0.01
     assert found.loss < drop * losses[0]

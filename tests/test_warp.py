@@ -12,7 +12,7 @@ from oracles import correspondence as oracle
 from oeft_jax import warp as ours
 from oeft_jax._checks import InputError
 from oeft_jax.correlation import Matches
-from oeft_jax.tiled import best_match
+from oeft_jax.warp import best_matches
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
@@ -35,7 +35,7 @@ def plain_warp_image(target, matrix, **options):
 
 
 def plain_voted_warp(target, matrix, **options):
-    best = best_match(*factors(matrix), tile=TILE)
+    best = best_matches(factors(matrix), tile=TILE)
     return ours.voted_warp(target, best, grid=round(matrix.shape[-1] ** 0.5), **options)
 
 
@@ -220,7 +220,7 @@ def test_confidence_is_the_largest_softmax_weight(alpha):
     weights = np.exp(alpha * matrix.astype(np.float64))
     expected = (weights / weights.sum(-1, keepdims=True)).max(-1)
     matches = factors(matrix)
-    best = best_match(*matches, tile=TILE)
+    best = best_matches(matches, tile=TILE)
     found = ours.warp_confidence(matches, best, alpha=alpha, tile=TILE)
     np.testing.assert_allclose(found, expected, rtol=2e-5)
     assert np.all(found > 0)

@@ -44,32 +44,17 @@ def invert(
     """
     config = InversionConfig(num_codes=(num_codes,), composing_layers=(layer,), steps=steps)
     optimizer = inversion.default_optimizer(config)
-    step = inversion.make_step(generator, network, config, optimizer, layer)  # compiled once
+    programs = inversion.make_programs(generator, network, config, optimizer)  # compiled once
     key = jax.random.key(seed)
-
-    @jax.jit
-    def finished(latents: inversion.Latents, goal: inversion.Goal) -> jax.Array:
-        one = jax.tree.map(lambda leaf: leaf[0], latents)
-        image = inversion.generate(generator, goal.generator, one, goal.mask[0], layer)
-        return jnp.clip(image * 0.5 + 0.5, 0, 1)
-
     images = []
     for number, face in enumerate(faces):
-        goal = inversion.make_goal(
-            face.astype(np.float32) / 255,
-            generator,
-            weights.params,
-            phi.params,
-            (num_codes,),
-            backbone=network,
-            config=config,
+        warped = face.astype(np.float32) / 255
+        goal = programs.make_goal(warped, params=weights.params, phi=phi.params)
+        state = inversion.init(
+            jax.random.fold_in(key, number), generator, weights.params, programs.plan, optimizer
         )
-        latents = inversion.init_latents(
-            jax.random.fold_in(key, number), generator, weights.params, layer, (num_codes,)
-        )
-        state = inversion.init(latents, optimizer)
-        state = inversion.run(state, goal, step=step, num_steps=steps)
-        images.append(np.asarray(finished(state.best, goal)))
+        state = inversion.run(state, goal, step=programs.step, num_steps=steps)
+        images.append(np.asarray(programs.finish(state, goal, (0,))[0][0]))
     made, theirs = jnp.asarray(np.stack(images)), jnp.asarray(faces, jnp.float32) / 255
     likeness = ssim(made, theirs) if faces.shape[1] >= SSIM_WINDOW else jnp.zeros(len(faces))
     return Inverted(np.stack(images), np.asarray(psnr(made, theirs)), np.asarray(likeness))

@@ -3,13 +3,15 @@
 A generator is a chain of layers, two per resolution from 4 x 4 up, and a last 1 x 1 convolution
 to RGB (a layer as well where a code styles it, in StyleGAN2). Cut at composing layer k it is
 G = tail o head, where head is the first k layers, so the features are the output of layer k - 1
-after its activation (mGANprior, arXiv 1912.07116, Sec. 3).
+after its activation (mGANprior, arXiv 1912.07116, Sec. 3). Both are segments of the one chain, so
+that a batch can hold features cut at different layers and run the layers they share together.
 """
 
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,13 @@ RESOLUTIONS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Generator(NamedTuple):
-    """A frozen generator that can be cut at a composing layer (G = tail o head).
+    """A frozen generator that can be cut at any composing layer.
 
     `composing_layer` is a whole number from 1 to `num_layers`, fixed when a program is traced;
     another value raises InputError. `params` is what Flax keeps under "params".
+
+    A segment runs the layers `start`, ..., `stop` - 1. From 0 it begins with nothing but codes;
+    every other `start`, and every `stop`, is a composing layer.
     """
 
     name: str  # "pggan", "stylegan" or "stylegan2"
@@ -33,18 +38,53 @@ class Generator(NamedTuple):
     code_dim: int  # of a code that head takes
     num_layers: int  # 2 (log2 R - 1); one more for StyleGAN2
     channels: Callable[[int], int]  # composing_layer -> channels of the features there
-    num_tail_codes: Callable[[int], int]  # composing_layer -> t, codes that tail takes per image
-    # (params, codes [n, code_dim], composing_layer) -> features [n, h, w, c]
-    head: Callable[..., jax.Array]
-    # (params, features [n, h, w, c], tail_codes [n, t, code_dim], composing_layer)
-    # -> images [n, R, R, 3], nominally in [-1, 1], not clipped
-    tail: Callable[..., jax.Array]
+    num_codes: Callable[[int, int], int]  # (start, stop) -> s, codes a segment takes per image
+    # (params, features [n, h, w, c] or None, codes [n, s, code_dim], start, stop)
+    # -> features at `stop`, [n, h', w', c']
+    segment: Callable[..., jax.Array]
+    # (params, features at num_layers) -> images [n, R, R, 3], nominally in [-1, 1], not clipped
+    to_image: Callable[..., jax.Array]
     init_codes: Callable[..., jax.Array]  # (key, params, num) -> start values [num, code_dim]
     init_tail_codes: Callable[..., jax.Array]  # (params, composing_layer) -> [t, code_dim]
     # (params, z [n, z_dim], *, noise_key=None) -> images [n, R, R, 3]; the key is for a generator
     # whose noise is "random"
     sample: Callable[..., jax.Array]
     init: Callable[..., Params]  # (key) -> params with random weights
+
+    def num_tail_codes(self, composing_layer: int) -> int:
+        """Codes that `tail` takes for each image."""
+        check_composing_layer(composing_layer, self.num_layers)
+        return self.num_codes(composing_layer, self.num_layers)
+
+    def repeated(self, codes: jax.Array, start: int, stop: int) -> jax.Array:
+        """What a segment takes where one code drives all of it. [n, d] -> [n, s, d]."""
+        chex.assert_shape(codes, (None, self.code_dim))
+        num = self.num_codes(start, stop)
+        return jnp.broadcast_to(codes[:, None, :], (codes.shape[0], num, self.code_dim))
+
+    def head(self, params: Params, codes: jax.Array, composing_layer: int) -> jax.Array:
+        """The first `composing_layer` layers, driven by one code. [n, code_dim] -> [n, h, w, c]."""
+        check_composing_layer(composing_layer, self.num_layers)
+        codes = self.repeated(codes, 0, composing_layer)
+        return self.segment(params, None, codes, 0, composing_layer)
+
+    def tail(
+        self, params: Params, features: jax.Array, tail_codes: jax.Array, composing_layer: int
+    ) -> jax.Array:
+        """The other layers, each with codes of its own, and the image.
+
+        Args:
+          features: [n, h, w, c], what `head` gives at this composing layer.
+          tail_codes: [n, num_tail_codes(composing_layer), code_dim].
+          composing_layer: 1 .. num_layers.
+        Returns:
+          [n, R, R, 3], nominally in [-1, 1], not clipped.
+        """
+        num = self.num_tail_codes(composing_layer)
+        chex.assert_shape(features, (None, None, None, self.channels(composing_layer)))
+        chex.assert_shape(tail_codes, (features.shape[0], num, self.code_dim))
+        last = self.segment(params, features, tail_codes, composing_layer, self.num_layers)
+        return self.to_image(params, last)
 
 
 def num_layers_of(resolution: int) -> int:

@@ -31,7 +31,8 @@ from oeft_jax.models.generator import (
     init_params,
     num_layers_of,
 )
-from oeft_jax.models.layers import conv, pixel_norm, upsample_nearest
+from oeft_jax.models.layers import conv, pixel_norm
+from oeft_jax.models.upsample import conv_upsampled
 
 LEAK = 0.2
 
@@ -63,8 +64,7 @@ class Layer(nn.Module):
         )
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = pixel_norm(x)
-        x = upsample_nearest(x) if self.upsample else x
-        x = conv(x, kernel) * equalised_scale(kernel)
+        x = (conv_upsampled if self.upsample else conv)(x, kernel) * equalised_scale(kernel)
         return nn.leaky_relu(x + bias[None, None, None, :], LEAK)
 
 
@@ -110,26 +110,37 @@ class PGGAN(nn.Module):
         check_composing_layer(composing_layer, num_layers_of(self.resolution))
         return self._channels(composing_layer - 1)
 
-    def _run(self, x: jax.Array, first: int, stop: int) -> jax.Array:
-        for index in range(first, stop):
+    def segment(
+        self, features: jax.Array | None, codes: jax.Array, start: int, stop: int
+    ) -> jax.Array:
+        """Layers `start`, ..., `stop` - 1.
+
+        Args:
+          features: [n, h, w, c], not normalised; unused where start is 0.
+          codes: [n, 1, z_dim] where start is 0, else [n, 0, z_dim].
+        Returns:
+          [n, h', w', c'], not normalised.
+        """
+        chex.assert_shape(codes, (None, num_codes(start, stop), self.z_dim))
+        x = codes[:, 0] if features is None else features
+        for index in range(start, stop):
             x = getattr(self, f"layer{index}")(x)
         return x
 
-    def head(self, codes: jax.Array, composing_layer: int) -> jax.Array:
-        """The first `composing_layer` layers. [n, z_dim] -> [n, h, w, c], not normalised."""
-        check_composing_layer(composing_layer, num_layers_of(self.resolution))
-        chex.assert_shape(codes, (None, self.z_dim))
-        return self._run(codes, 0, composing_layer)
-
-    def tail(self, features: jax.Array, composing_layer: int) -> jax.Array:
-        """The other layers. [n, h, w, c] -> [n, R, R, 3], nominally in [-1, 1], not clipped."""
-        check_composing_layer(composing_layer, num_layers_of(self.resolution))
-        chex.assert_shape(features, (None, None, None, self._channels(composing_layer - 1)))
-        return self.output(self._run(features, composing_layer, num_layers_of(self.resolution)))
+    def to_image(self, features: jax.Array) -> jax.Array:
+        """[n, R, R, c] -> [n, R, R, 3], nominally in [-1, 1], not clipped."""
+        image: jax.Array = self.output(features)
+        return image
 
     def __call__(self, z: jax.Array) -> jax.Array:
         """Images of latents. [n, z_dim] -> [n, R, R, 3], nominally in [-1, 1], not clipped."""
-        return self.tail(self.head(z, 1), 1)
+        chex.assert_shape(z, (None, self.z_dim))
+        return self.to_image(self.segment(None, z[:, None], 0, num_layers_of(self.resolution)))
+
+
+def num_codes(start: int, stop: int) -> int:
+    """Only the first layer takes a code."""
+    return int(start == 0 < stop)
 
 
 def pggan(
@@ -153,30 +164,14 @@ def pggan(
         code_dim=z_dim,
         num_layers=num_layers_of(resolution),
         channels=model.channels,
-        num_tail_codes=partial(_num_tail_codes, model),
-        head=partial(apply_method, model, "head"),
-        tail=partial(_tail, model),
+        num_codes=num_codes,
+        segment=partial(apply_method, model, "segment"),
+        to_image=partial(apply_method, model, "to_image"),
         init_codes=partial(_init_codes, model),
         init_tail_codes=partial(_init_tail_codes, model),
         sample=partial(_sample, model),
         init=partial(init_params, model, z_dim),
     )
-
-
-def _num_tail_codes(model: PGGAN, composing_layer: int) -> int:
-    check_composing_layer(composing_layer, num_layers_of(model.resolution))
-    return 0
-
-
-def _tail(
-    model: PGGAN,
-    params: Params,
-    features: jax.Array,
-    tail_codes: jax.Array,
-    composing_layer: int,
-) -> jax.Array:
-    chex.assert_shape(tail_codes, (features.shape[0], 0, model.z_dim))
-    return apply_method(model, "tail", params, features, composing_layer)
 
 
 def _sample(
@@ -193,4 +188,6 @@ def _init_codes(model: PGGAN, key: jax.Array, params: Params, num: int) -> jax.A
 
 def _init_tail_codes(model: PGGAN, params: Params, composing_layer: int) -> jax.Array:
     del params
-    return jnp.zeros((_num_tail_codes(model, composing_layer), model.z_dim))
+    num_layers = num_layers_of(model.resolution)
+    check_composing_layer(composing_layer, num_layers)
+    return jnp.zeros((num_codes(composing_layer, num_layers), model.z_dim))

@@ -81,7 +81,7 @@ def layer_noise(layer: nn.Module, num: int, size: int, mode: str) -> jax.Array |
 
 
 class StyledGenerator(nn.Module):
-    """Sizes, mapping and truncation; a subclass adds `setup`, head, tail and `synthesise`."""
+    """Sizes, mapping and truncation; a subclass adds `setup`, `segment` and `to_image`."""
 
     resolution: int  # a power of two from 8 to 1024
     z_dim: int = 512
@@ -120,14 +120,31 @@ class StyledGenerator(nn.Module):
         check_composing_layer(composing_layer, self.num_layers)
         return self.features(composing_layer - 1)
 
-    def num_tail_codes(self, composing_layer: int) -> int:
-        """Layers after a composing layer, each of which has a code of its own."""
-        check_composing_layer(composing_layer, self.num_layers)
-        return self.num_layers - composing_layer
+    def codes_between(self, start: int, stop: int) -> int:
+        """Codes of a segment: one for each of its layers."""
+        return stop - start
+
+    def segment(
+        self, features: jax.Array | None, codes: jax.Array, start: int, stop: int
+    ) -> jax.Array:
+        """Layers `start`, ..., `stop` - 1, each styled by its own w.
+
+        Args:
+          features: [n, h, w, c], what is composed at `start`; unused where start is 0.
+          codes: [n, codes_between(start, stop), w_dim].
+        Returns:
+          [n, h', w', c'], what is composed at `stop`.
+        """
+        raise NotImplementedError
+
+    def to_image(self, features: jax.Array) -> jax.Array:
+        """What is composed at the last layer -> [n, R, R, 3], not clipped."""
+        raise NotImplementedError
 
     def synthesise(self, codes: jax.Array) -> jax.Array:
         """Images of W+ codes. [n, num_codes, w_dim] -> [n, R, R, 3], not clipped."""
-        raise NotImplementedError
+        chex.assert_shape(codes, (None, self.num_codes, self.w_dim))
+        return self.to_image(self.segment(None, codes, 0, self.num_layers))
 
     def map(self, z: jax.Array) -> jax.Array:
         """[n, z_dim] -> w [n, w_dim], not truncated."""
@@ -179,9 +196,9 @@ def styled_generator(
         code_dim=model.w_dim,
         num_layers=model.num_layers,
         channels=model.channels,
-        num_tail_codes=model.num_tail_codes,
-        head=partial(_cut, model, "head"),
-        tail=partial(_cut, model, "tail"),
+        num_codes=model.codes_between,
+        segment=partial(_segment, model),
+        to_image=partial(apply_method, model, "to_image"),
         init_codes=partial(_init_codes, model, truncation_psi),
         init_tail_codes=partial(_init_tail_codes, model),
         sample=partial(_sample, model, truncation),
@@ -189,13 +206,13 @@ def styled_generator(
     )
 
 
-def _cut(model: StyledGenerator, method: str, params: Params, *args: Any) -> jax.Array:
+def _segment(model: StyledGenerator, params: Params, *args: Any) -> jax.Array:
     if model.noise_mode == "random":
         raise InputError(
             "noise_mode='random' gives another image each time, which cannot be inverted; "
             "accepted: none, stored."
         )
-    return apply_method(model, method, params, *args)
+    return apply_method(model, "segment", params, *args)
 
 
 def _sample(
@@ -222,5 +239,6 @@ def _init_codes(
 
 
 def _init_tail_codes(model: StyledGenerator, params: Params, composing_layer: int) -> jax.Array:
-    shape = (model.num_tail_codes(composing_layer), model.w_dim)
+    check_composing_layer(composing_layer, model.num_layers)
+    shape = (model.codes_between(composing_layer, model.num_layers), model.w_dim)
     return jnp.broadcast_to(params["w_avg"][None, :], shape)

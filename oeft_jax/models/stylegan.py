@@ -30,11 +30,10 @@ from jax import lax
 
 from oeft_jax.models.generator import (
     Generator,
-    check_composing_layer,
     equalised_scale,
     size_of_layer,
 )
-from oeft_jax.models.layers import blur, conv, upsample_nearest
+from oeft_jax.models.layers import blur, conv
 from oeft_jax.models.styled import (
     LEAK,
     Mapping,
@@ -42,6 +41,7 @@ from oeft_jax.models.styled import (
     layer_noise,
     styled_generator,
 )
+from oeft_jax.models.upsample import conv_upsampled
 
 
 def instance_norm(x: jax.Array, *, eps: float = 1e-8) -> jax.Array:
@@ -86,7 +86,7 @@ class Layer(nn.Module):
         kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
         if self.index % 2:
             return conv(x, kernel) * equalised_scale(kernel)
-        return blur(conv(upsample_nearest(x), kernel) * equalised_scale(kernel))
+        return blur(conv_upsampled(x, kernel) * equalised_scale(kernel))
 
 
 class ToRGB(nn.Module):
@@ -113,42 +113,22 @@ class StyleGAN(StyledGenerator):
             setattr(self, f"layer{index}", Layer(self.features(index), index, self.noise_mode))
         self.output = ToRGB()
 
-    def head(self, codes: jax.Array, composing_layer: int) -> jax.Array:
-        """The first `composing_layer` layers, all styled by one w. [n, w_dim] -> [n, h, w, c]."""
-        check_composing_layer(composing_layer, self.num_layers)
-        chex.assert_shape(codes, (None, self.w_dim))
-        shape = (codes.shape[0], composing_layer, self.w_dim)
-        return self._head(jnp.broadcast_to(codes[:, None, :], shape))
-
-    def _head(self, codes: jax.Array) -> jax.Array:
-        x = jnp.broadcast_to(self.const, (codes.shape[0], *self.const.shape[1:]))
-        return self._run(x, codes, 0)
-
-    def _run(self, x: jax.Array, codes: jax.Array, first: int) -> jax.Array:
-        """Runs one layer per code of [n, layers, w_dim], from layer `first` on."""
-        for offset in range(codes.shape[1]):
-            x = getattr(self, f"layer{first + offset}")(x, codes[:, offset])
+    def segment(
+        self, features: jax.Array | None, codes: jax.Array, start: int, stop: int
+    ) -> jax.Array:
+        """Layers `start`, ..., `stop` - 1, each styled by its own w; see `StyledGenerator`."""
+        chex.assert_shape(codes, (None, self.codes_between(start, stop), self.w_dim))
+        x = features
+        if x is None:
+            x = jnp.broadcast_to(self.const, (codes.shape[0], *self.const.shape[1:]))
+        for index in range(start, stop):
+            x = getattr(self, f"layer{index}")(x, codes[:, index - start])
         return x
 
-    def tail(self, features: jax.Array, tail_codes: jax.Array, composing_layer: int) -> jax.Array:
-        """The other layers, each styled by its own w.
-
-        Args:
-          features: [n, h, w, c], the output of layer composing_layer - 1.
-          tail_codes: [n, num_layers - composing_layer, w_dim].
-          composing_layer: 1 .. num_layers.
-        Returns:
-          [n, R, R, 3], nominally in [-1, 1], not clipped.
-        """
-        chex.assert_shape(features, (None, None, None, self.channels(composing_layer)))
-        num_codes = self.num_tail_codes(composing_layer)
-        chex.assert_shape(tail_codes, (features.shape[0], num_codes, self.w_dim))
-        return self.output(self._run(features, tail_codes, composing_layer))
-
-    def synthesise(self, codes: jax.Array) -> jax.Array:
-        """Images of W+ codes. [n, num_layers, w_dim] -> [n, R, R, 3], not clipped."""
-        chex.assert_shape(codes, (None, self.num_codes, self.w_dim))
-        return self.output(self._head(codes))
+    def to_image(self, features: jax.Array) -> jax.Array:
+        """[n, R, R, c] -> [n, R, R, 3], nominally in [-1, 1], not clipped."""
+        image: jax.Array = self.output(features)
+        return image
 
 
 def stylegan(

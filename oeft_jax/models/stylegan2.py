@@ -129,25 +129,24 @@ class StyleGAN2(StyledGenerator):
         is_image = composing_layer == self.num_layers
         return 3 if is_image else self.features(composing_layer - 1) + 3
 
-    def head(self, codes: jax.Array, composing_layer: int) -> jax.Array:
-        """The first `composing_layer` layers, all styled by one w. [n, w_dim] -> [n, h, w, c]."""
-        check_composing_layer(composing_layer, self.num_layers)
-        chex.assert_shape(codes, (None, self.w_dim))
-        shape = (codes.shape[0], composing_layer - 1, self.w_dim)
-        x, rgb = self._head(jnp.broadcast_to(codes[:, None, :], shape))
-        return rgb if composing_layer == self.num_layers else jnp.concatenate([x, rgb], axis=-1)
+    def codes_between(self, start: int, stop: int) -> int:
+        """Codes of a segment: one for each of its layers but the constant."""
+        return stop - max(start, 1)
 
-    def _head(self, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = jnp.broadcast_to(self.const, (codes.shape[0], *self.const.shape[1:]))
-        return self._run(x, jnp.zeros((*x.shape[:3], 3), x.dtype), codes, 1)
-
-    def _run(
-        self, x: jax.Array, rgb: jax.Array, codes: jax.Array, first: int
-    ) -> tuple[jax.Array, jax.Array]:
-        """Runs one layer per code of [n, layers, w_dim], from layer `first` on."""
-        for offset in range(codes.shape[1]):
-            x, rgb = self._layer(first + offset, x, rgb, codes[:, offset])
-        return x, rgb
+    def segment(
+        self, features: jax.Array | None, codes: jax.Array, start: int, stop: int
+    ) -> jax.Array:
+        """Layers `start`, ..., `stop` - 1, each styled by its own w; see `StyledGenerator`."""
+        chex.assert_shape(codes, (None, self.codes_between(start, stop), self.w_dim))
+        if features is None:
+            x = jnp.broadcast_to(self.const, (codes.shape[0], *self.const.shape[1:]))
+            rgb = jnp.zeros((*x.shape[:3], 3), x.dtype)
+        else:
+            x, rgb = features[..., :-3], features[..., -3:]
+        first = max(start, 1)
+        for index in range(first, stop):
+            x, rgb = self._layer(index, x, rgb, codes[:, index - first])
+        return rgb if stop == self.num_layers else jnp.concatenate([x, rgb], axis=-1)
 
     def _layer(
         self, index: int, x: jax.Array, rgb: jax.Array, codes: jax.Array
@@ -160,26 +159,9 @@ class StyleGAN2(StyledGenerator):
             rgb = upsample_filtered(rgb)
         return getattr(self, f"layer{index}")(x, codes), rgb
 
-    def tail(self, features: jax.Array, tail_codes: jax.Array, composing_layer: int) -> jax.Array:
-        """The other layers, each styled by its own w.
-
-        Args:
-          features: [n, h, w, c + 3], what `head` gives at this composing layer.
-          tail_codes: [n, num_layers - composing_layer, w_dim].
-          composing_layer: 1 .. num_layers.
-        Returns:
-          [n, R, R, 3], nominally in [-1, 1], not clipped.
-        """
-        chex.assert_shape(features, (None, None, None, self.channels(composing_layer)))
-        num_codes = self.num_tail_codes(composing_layer)
-        chex.assert_shape(tail_codes, (features.shape[0], num_codes, self.w_dim))
-        x, rgb = features[..., :-3], features[..., -3:]
-        return self._run(x, rgb, tail_codes, composing_layer)[1]
-
-    def synthesise(self, codes: jax.Array) -> jax.Array:
-        """Images of W+ codes. [n, num_codes, w_dim] -> [n, R, R, 3], not clipped."""
-        chex.assert_shape(codes, (None, self.num_codes, self.w_dim))
-        return self._head(codes)[1]
+    def to_image(self, features: jax.Array) -> jax.Array:
+        """The picture is what is composed at the last layer."""
+        return features
 
 
 def stylegan2(

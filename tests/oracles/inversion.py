@@ -5,13 +5,11 @@ import math
 import numpy as np
 
 
-def compose(features, importance, mask):
-    """sum_k importance_k * F_k over the codes in use. [k, h, w, c], [k, c], [k] -> [h, w, c]."""
+def compose(features, importance):
+    """sum_k importance_k * F_k. [k, h, w, c], [k, c] -> [h, w, c]."""
     num, h, w, channels = features.shape
     total = np.zeros((h, w, channels))
     for k in range(num):
-        if not mask[k]:
-            continue
         for i in range(h):
             for j in range(w):
                 for c in range(channels):

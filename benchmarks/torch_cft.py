@@ -1,0 +1,280 @@
+"""Correspondence fine-tuning (Sec. 3.2) in straightforward PyTorch, for a fair comparison.
+
+The same losses of the same networks as `oeft_jax.correspondence`, written with what PyTorch has a
+fast function for: dense products, `cross_entropy`, `grid_sample`, fused Adam. What does not change
+is computed once, frozen weights take no gradient, and denormals are flushed by the caller
+(`prepare`). Images and maps are [n, c, h, w], cells [n, p, c].
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.torch_augment import geometric, photometric
+from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
+
+LARGEST = 32  # cells on a side that the contextual loss sees
+
+Weights = dict[str, tuple[Tensor, Tensor]]  # "conv3_2" -> (kernel, bias), shallow to deep
+Maps = Mapping[str, Tensor]
+
+
+class Style(NamedTuple):
+    """What the style losses want to know of a target."""
+
+    grams: dict[str, Tensor]  # tap -> [n, c, c]
+    cells: dict[str, Tensor]  # tap -> [n, q, c]
+
+
+class Pair(NamedTuple):
+    """What a run looks at and never changes."""
+
+    source: Tensor  # [1, 3, s, s] in [0, 1]
+    target: Tensor
+    scales: dict[str, Tensor]  # of the taps
+    phi: Weights  # of the frozen loss network
+    style: Style  # of the target
+
+
+class Tuned(NamedTuple):
+    """The two copies of the network."""
+
+    source: Weights
+    target: Weights
+
+
+def prepare(*, threads: int | None = None) -> torch.device:
+    """The device to use, set up for speed: denormals flushed, cuDNN's fastest algorithms."""
+    torch.set_flush_denormal(True)  # or a softmax at temperature 0.01 runs nine times slower
+    torch.backends.cudnn.benchmark = True
+    if threads:
+        torch.set_num_threads(threads)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_tensor(images: Any, device: torch.device, layout: torch.memory_format) -> Tensor:
+    """[n, h, w, c] array -> [n, c, h, w] tensor."""
+    return torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+
+
+def vgg_weights(
+    params: Any, device: torch.device, layout: torch.memory_format, *, tuned: bool = False
+) -> Weights:
+    """Flax parameters as tensors of PyTorch's layout, shallow to deep."""
+    weights: Weights = {}
+    for name in sorted(params):
+        kernel = torch.tensor(params[name]["kernel"], device=device).permute(3, 2, 0, 1)
+        kernel = kernel.contiguous(memory_format=layout).requires_grad_(tuned)
+        bias = torch.tensor(params[name]["bias"], device=device).requires_grad_(tuned)
+        weights[name] = kernel, bias
+    return weights
+
+
+def vgg(weights: Weights, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
+    """Taps of images in [0, 1], no further than the deepest."""
+    mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    x, found = (images - mean) / std, {}
+    for name, (kernel, bias) in weights.items():
+        if name.endswith("_1") and name != "conv1_1":
+            x = F.max_pool2d(x, 2)
+        x = F.relu_(F.conv2d(x, kernel, bias, padding=1))
+        tap = name.replace("conv", "relu")
+        if tap in taps:
+            found[tap] = x
+        if len(found) == len(taps):
+            break
+    return found
+
+
+def flat(maps: Tensor) -> Tensor:
+    """[n, c, h, w] -> cells [n, h w, c]; a view where the layout is channels_last."""
+    n, c, h, w = maps.shape
+    return maps.permute(0, 2, 3, 1).reshape(n, h * w, c)
+
+
+def unit(cells: Tensor) -> Tensor:
+    """Unit length on the last axis."""
+    return cells * torch.rsqrt(cells.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def resize(maps: Tensor, grid: int) -> Tensor:
+    """Block means where a map is larger than the grid, bilinear where it is smaller."""
+    side = maps.shape[2]
+    if side == grid:
+        return maps
+    if side % grid == 0:
+        return F.avg_pool2d(maps, side // grid)
+    return F.interpolate(maps, (grid, grid), mode="bilinear", antialias=side > grid)
+
+
+def hypercolumn(maps: Maps, scales: Maps, grid: int) -> Tensor:
+    """Taps joined on one grid (Fig. 3). -> [n, grid^2, c]."""
+    return flat(torch.cat([resize(maps[tap], grid) / scales[tap] for tap in sorted(maps)], 1))
+
+
+def warp(source: Tensor, target: Tensor, image: Tensor, *, alpha: float, grid: int) -> Tensor:
+    """Eq. 3-6 on hypercolumns: the target's patches moved to source cells."""
+    side = image.shape[2] // grid
+    source, target = (unit(cells - cells.mean(1, keepdim=True)) for cells in (source, target))
+    weights = torch.softmax(torch.bmm(alpha * source, target.transpose(1, 2)), -1)
+    moved = torch.bmm(weights, F.pixel_unshuffle(image, side).flatten(2).transpose(1, 2))
+    moved = moved.transpose(1, 2).unflatten(2, (grid, grid))
+    return F.pixel_shuffle(moved, side)
+
+
+def info_nce(query: Tensor, keys: Tensor, positives: Tensor, *, temperature: float) -> Tensor:
+    """Eq. 7-8: every query against all keys, its own the right one."""
+    logits = torch.bmm(unit(query) / temperature, unit(keys).transpose(1, 2))
+    return F.cross_entropy(logits.flatten(0, 1), positives.repeat(len(query)))
+
+
+def gram(maps: Tensor) -> Tensor:
+    """[n, c, h, w] -> [n, c, c], mean over positions."""
+    cells = flat(maps)
+    return torch.bmm(cells.transpose(1, 2), cells) / cells.shape[1]
+
+
+def pooled_cells(maps: Tensor) -> Tensor:
+    """Cells of a map averaged down to at most LARGEST on a side."""
+    factor = 1
+    while maps.shape[2] // factor > LARGEST:
+        factor *= 2
+    return flat(F.avg_pool2d(maps, factor) if factor > 1 else maps)
+
+
+def contextual_loss(target: Tensor, warped: Tensor, *, bandwidth: float) -> Tensor:
+    """Eq. 10: for every target cell the best warped one."""
+    mean = target.mean(1, keepdim=True)
+    cosine = torch.bmm(unit(warped - mean), unit(target - mean).transpose(1, 2))
+    distance = (1 - cosine) / 2
+    relative = distance / (distance.amin(2, keepdim=True) + 1e-5)
+    similarity = torch.softmax(-relative / bandwidth, 2)
+    return -similarity.amax(1).mean(1).log().mean()
+
+
+def style(maps: Maps, config: CorrespondenceConfig) -> Style:
+    """What the style losses compare, of a frozen network's maps."""
+    return Style(
+        {tap: gram(maps[tap]) for tap in config.gram_taps},
+        {tap: pooled_cells(maps[tap]) for tap in config.contextual_taps},
+    )
+
+
+def style_losses(
+    warped: Style, target: Style, config: CorrespondenceConfig
+) -> tuple[Tensor, Tensor]:
+    """Eq. 9 and Eq. 10."""
+    grams = []
+    for tap, wanted in target.grams.items():
+        difference = (warped.grams[tap] - wanted).square().sum((1, 2))
+        grams.append((difference / (wanted.square().sum((1, 2)) + 1e-12)).mean())
+    shares = [2.0**place for place in range(len(config.contextual_taps))]
+    contextual = [
+        share
+        / sum(shares)
+        * contextual_loss(
+            target.cells[tap], warped.cells[tap], bandwidth=config.contextual_bandwidth
+        )
+        for share, tap in zip(shares, config.contextual_taps, strict=True)
+    ]
+    return torch.stack(grams).mean(), torch.stack(contextual).sum()
+
+
+def phi_taps(config: CorrespondenceConfig) -> tuple[str, ...]:
+    """Taps of the frozen network."""
+    return tuple({*config.gram_taps, *config.contextual_taps})
+
+
+def make_loss(
+    config: CorrespondenceConfig,
+) -> Callable[[Tuned, Pair, Tensor, Tensor, Tensor], dict[str, Tensor]]:
+    """(tuned, pair, augmented source, augmented target, positives) -> terms of Eq. 11.
+
+    It has the options of the two presets: both copies tuned, cells centred over positions, scaled
+    by root mean squares, single points matched, patches warped.
+    """
+    taps, deep = tuple(config.taps), phi_taps(config)
+
+    def loss(
+        tuned: Tuned, pair: Pair, bent_source: Tensor, bent_target: Tensor, positives: Tensor
+    ) -> dict[str, Tensor]:
+        with torch.no_grad():
+            bent_style = style(vgg(pair.phi, bent_target, deep), config)
+        joined = [
+            {tap: torch.cat([one[tap], two[tap]]) for tap in one}
+            for one, two in zip(pair.style, bent_style, strict=True)
+        ]
+        source = torch.cat([pair.source, bent_source])
+        target = torch.cat([pair.target, bent_target])
+        source_cells = hypercolumn(vgg(tuned.source, source, taps), pair.scales, config.grid)
+        target_cells = hypercolumn(vgg(tuned.target, target, taps), pair.scales, config.grid)
+        warped = warp(source_cells, target_cells, target, alpha=config.alpha, grid=config.grid)
+        warped_cells = hypercolumn(vgg(tuned.target, warped, taps), pair.scales, config.grid)
+        contrastive = info_nce(
+            source_cells[:, positives], warped_cells, positives, temperature=config.temperature
+        )
+        warped_style = style(vgg(pair.phi, warped, deep), config)
+        perceptual, contextual = style_losses(warped_style, Style(*joined), config)
+        return {
+            "contrastive": config.lambda_contrastive * contrastive,
+            "perceptual": config.lambda_perceptual * perceptual,
+            "contextual": config.lambda_contextual * contextual,
+        }
+
+    return loss
+
+
+def init(
+    params: Any,
+    source: Any,
+    target: Any,
+    *,
+    config: CorrespondenceConfig,
+    device: torch.device,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> tuple[Tuned, Pair]:
+    """Both networks at their pre-trained weights; images are [1, s, s, 3] arrays in [0, 1]."""
+    phi = vgg_weights(params, device, layout)
+    images = [to_tensor(image, device, layout) for image in (source, target)]
+    deepest = max(config.taps)
+    used = {name: params[name] for name in params if name.replace("conv", "relu") <= deepest}
+    tuned = Tuned(*(vgg_weights(used, device, layout, tuned=True) for _ in range(2)))
+    with torch.no_grad():
+        found = vgg(phi, images[0], tuple(config.taps))
+        scales = {tap: (value.square().mean() + 1e-12).sqrt() for tap, value in found.items()}
+        target_style = style(vgg(phi, images[1], phi_taps(config)), config)
+    return tuned, Pair(images[0], images[1], scales, phi, target_style)
+
+
+def leaves(tuned: Tuned) -> list[Tensor]:
+    """Every tensor that is tuned."""
+    return [tensor for weights in tuned for pair in weights.values() for tensor in pair]
+
+
+def make_step(
+    tuned: Tuned, pair: Pair, config: CorrespondenceConfig, *, compiled: bool = False
+) -> Callable[[], float]:
+    """One Adam step on the original and an augmented pair, in place; returns the loss."""
+    loss = make_loss(config)
+    if compiled:
+        loss = torch.compile(loss)
+    optimizer = torch.optim.Adam(
+        leaves(tuned), config.learning_rate, (config.beta1, config.beta2), fused=True
+    )
+    cells = config.grid**2
+
+    def step() -> float:
+        positives = torch.randperm(cells, device=pair.source.device)
+        positives = positives[: config.num_queries or cells]
+        bent = photometric(pair.source), geometric(pair.target)
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.stack([*loss(tuned, pair, *bent, positives).values()]).sum()
+        total.backward()
+        optimizer.step()
+        return float(total.detach())
+
+    return step

@@ -1,0 +1,128 @@
+"""How much memory every stage of a run needs at its peak, before it runs.
+
+The numbers come from the compiled programs for the chosen sizes. Only shapes are passed, so nothing
+is allocated, and the run then uses the same programs: nothing is compiled twice.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oeft_jax import correspondence, inversion, pipeline
+from oeft_jax.config import Config
+from oeft_jax.models.backbone import used_params
+from oeft_jax.pipeline import Parts
+
+MIB = 2**20
+SCRATCH = 1.12  # XLA's figures leave out kernels' own scratch; measured on a CPU, at most 12 %
+RUNTIME = 64 * MIB  # nor do they have threads and the allocator; about 50 MiB were measured
+# Memory is settled before machine code is made, so code of trials need not be good.
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+class Need(NamedTuple):
+    """Memory of one stage at its peak."""
+
+    stage: str
+    bytes: int
+
+
+class Call(NamedTuple):
+    """One call of a compiled function in a run."""
+
+    stage: str
+    program: Any  # result of `jax.jit`
+    arguments: tuple[Any, ...]  # as it takes them; a shape does for an array
+    beside: Any = ()  # tree of what else is alive meanwhile
+
+
+def needed(call: Call, *, trial: bool = False) -> Need:
+    """Memory of a call at its peak. Compiles the function, and a later call uses that.
+
+    Args:
+      trial: the program will not run; on a CPU it is compiled faster, to slower code.
+    """
+    options = FAST if trial and jax.default_backend() == "cpu" else None
+    found = call.program.lower(*call.arguments).compile(options).memory_analysis()
+    made = 0  # a backend that does not say counts as needing nothing
+    if found is not None:
+        made = found.output_size_in_bytes - found.alias_size_in_bytes
+        made += found.temp_size_in_bytes + found.generated_code_size_in_bytes
+    # All arguments are alive, though XLA counts only those that the function reads.
+    alive = size_of((call.arguments, call.beside))
+    return Need(call.stage, int((alive + made) * SCRATCH) + RUNTIME)
+
+
+def size_of(tree: Any) -> int:
+    """Bytes of all arrays in a tree of arrays or shapes."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def stage_1(config: Config, parts: Parts) -> tuple[Call, ...]:
+    """The fine-tuning step, where there is one, and the warp."""
+    made, (state, pair) = pipeline.programs_of(config, parts), _beginning(config, parts)
+    warp = Call("final warp", made.warp, (state.params, pair), state.opt_state)
+    if not config.correspondence.steps:
+        return (warp,)
+    key = jax.eval_shape(lambda: pipeline.tuning_key(config))
+    return Call("correspondence step", made.step, (key, state, pair)), warp
+
+
+def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
+    """The inversion step of all hypotheses and their pictures; nothing without a generator."""
+    generator = parts.generator
+    if generator is None or config.refine.mode == "never":
+        return ()
+    made = pipeline.inversion_programs(config, parts)
+    params, side = parts.generator_params, config.correspondence.image_size
+    goal = jax.eval_shape(made.make_goal, _pixels(side, side), params=params, phi=parts.params)
+    begin = partial(
+        inversion.init, generator=generator, plan=made.plan, optimizer=parts.inversion_optimizer
+    )
+    state = jax.eval_shape(lambda key, params: begin(key, params=params), _key(), params)
+    beside = _beginning(config, parts)[1]._replace(phi=())  # the goal has phi
+    arguments = (state, goal, tuple(range(len(made.plan))))
+    return (
+        Call("inversion step", made.step, arguments, beside),
+        Call("finished hypotheses", made.finish, arguments, beside),
+    )
+
+
+STAGES = {pipeline.STAGES[0]: stage_1, pipeline.STAGES[1]: stage_2}
+
+
+def _beginning(config: Config, parts: Parts) -> Any:
+    """(state, pair) of stage 1, as shapes."""
+    stage = config.correspondence
+    photo = _pixels(1, stage.image_size, stage.image_size)
+    begin = partial(
+        correspondence.init, backbone=parts.backbone, config=stage, optimizer=parts.optimizer
+    )
+    tuned = used_params(parts.backbone, parts.params, stage.taps)
+    return jax.eval_shape(begin, tuned, parts.params, photo, photo)
+
+
+def _pixels(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
+
+
+def _key() -> Any:
+    return jax.eval_shape(jax.random.key, 0)
+
+
+def needs(config: Config, parts: Parts) -> tuple[Need, ...]:
+    """What each stage needs; compiles what a run with these settings and parts will use."""
+    calls = (*stage_1(config, parts), *stage_2(config, parts))
+    return tuple(needed(call) for call in calls)
+
+
+def table(found: Sequence[Need], there: int | None) -> str:
+    """A line for each stage: MiB needed and free."""
+    free = "unknown" if there is None else f"{there / MIB:.0f}"
+    rows = [f"{need.stage:22}{need.bytes / MIB:12.0f}{free:>12}" for need in found]
+    return "\n".join([f"{'stage':22}{'MiB needed':>12}{'MiB free':>12}", *rows])
