@@ -87,8 +87,12 @@ def hypercolumn(
 
 def unit(features: jax.Array, *, eps: float = 1e-6) -> jax.Array:
     """Scales the last axis to unit length; eps inside the root keeps zeros' gradient finite."""
-    norm_sq = jnp.sum(features * features, axis=-1, keepdims=True)
-    return features * jax.lax.rsqrt(norm_sq + eps)
+    return features * inverse_norms(features, eps=eps)[..., None]
+
+
+def inverse_norms(features: jax.Array, *, eps: float = 1e-6) -> jax.Array:
+    """What `unit` multiplies each vector by. [..., c] -> [...]."""
+    return jax.lax.rsqrt(jnp.sum(features * features, axis=-1) + eps)
 
 
 def centred(cells: jax.Array, *, centre: str = "positions") -> jax.Array:

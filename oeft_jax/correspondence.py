@@ -21,6 +21,7 @@ from oeft_jax.correlation import (
     Matches,
     correlation,
     hypercolumn,
+    inverse_norms,
     layer_scales,
     match_features,
     unit,
@@ -201,7 +202,7 @@ def correlate(
         columns = [dense.columns(f, scales, grid=config.grid) for f in (of_source, of_target)]
         moved = [dense.centred(c) if config.centre == "positions" else c for c in columns]
         matched = [dense.joined(c) for c in moved]
-        weights = dense.inverse_norms(matched[0])
+        weights = inverse_norms(matched[0])
         units = [unit(cells) for cells in matched]
         matrix = dense.products(moved[0], weights, units[1])
         return Matches(units[0], units[1], matrix), dense.joined(columns[0])
@@ -209,15 +210,19 @@ def correlate(
     units = [
         match_features(c, centre=config.centre, neighbourhood=config.neighbourhood) for c in cells
     ]
-    small = not config.tile and config.grid**4 <= DENSE
-    return Matches(units[0], units[1], correlation(*units) if small else None), cells[0]
+    whole = correlation(*units) if _is_small(config) else None
+    return Matches(units[0], units[1], whole), cells[0]
+
+
+def _is_small(config: CorrespondenceConfig) -> bool:
+    """Whether the correlation is kept as one matrix."""
+    return not config.tile and config.grid**4 <= DENSE
 
 
 def _keeps_columns(config: CorrespondenceConfig) -> bool:
     """Whether the correlation is one small matrix of cells that interpolation commutes with."""
     linear = config.centre != "channels" and config.layer_scale != "unit"
-    small = not config.tile and config.grid**4 <= DENSE
-    return small and linear and config.neighbourhood == 1
+    return _is_small(config) and linear and config.neighbourhood == 1
 
 
 def _cells(

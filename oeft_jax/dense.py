@@ -63,11 +63,6 @@ def centred(cells: Columns) -> Columns:
     return Columns(fine, tuple(shifted(values) for values in cells.coarse))
 
 
-def inverse_norms(cells: jax.Array, *, eps: float = 1e-6) -> jax.Array:
-    """What `correlation.unit` multiplies each cell by. [n, p, c] -> [n, p]."""
-    return jax.lax.rsqrt(jnp.sum(cells * cells, axis=-1) + eps)
-
-
 def products(left: Columns, weights: jax.Array, right: jax.Array) -> jax.Array:
     """weights(u) <left(u), right(v)> for all pairs of cells.
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from oeft_jax._types import Features, Params, Terms
-from oeft_jax.correlation import Matches, unit
-from oeft_jax.dense import Columns, inverse_norms, joined, products
+from oeft_jax.correlation import Matches, inverse_norms, unit
+from oeft_jax.dense import Columns, joined, products
 from oeft_jax.models.layers import average_pool
 from oeft_jax.tiled import TILE, attend
 

@@ -4,7 +4,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -137,8 +136,7 @@ def _run_list(
     process, num_processes = jax.process_index(), jax.process_count()
     try:
         parts = _load(config, f"{len(pairs)} pairs to {out}")
-        free = partial(memory.free_bytes, jax.local_devices()[0])
-        needs = memory_fit.check(config, parts, free=free)
+        needs = memory_fit.check(config, parts)
         modes = {"resume": flags.resume, "overwrite": flags.overwrite, "raw": flags.raw_warp}
         asked = Asked(out, config, parts, **modes, command=command, memory=needs)
         outcomes = run_pairs(devices.share(pairs), asked, summary_of(out, process, num_processes))

@@ -28,16 +28,8 @@ GENERATORS = {
 PLAN = ((1, 2), (3, 1), (3, 3), (4, 2))  # neither every layer nor each once
 TOLERANCE = 1e-4  # float32, pictures of a few units
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 each_generator = pytest.mark.parametrize("name", GENERATORS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compile():
-    """These programs take XLA far longer to compile than to run."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def draw(rng, shape):

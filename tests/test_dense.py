@@ -109,7 +109,7 @@ def test_correlation_of_columns_is_the_oracles():
     (source, scales), (target, _) = draw(10, (8, 4, 2), n=1), draw(11, (8, 4, 2), n=1)
     a, b = (dense.centred(dense.columns(f, scales, grid=8)) for f in (source, target))
     units = correlation.unit(dense.joined(b))
-    found = dense.products(a, dense.inverse_norms(dense.joined(a)), units)
+    found = dense.products(a, correlation.inverse_norms(dense.joined(a)), units)
     cells = [
         np.asarray(correlation.hypercolumn(f, scales, grid=8), np.float64) for f in (source, target)
     ]

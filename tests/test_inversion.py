@@ -30,6 +30,8 @@ CONFIG = InversionConfig(
     composing_layers=(LAYER,), num_codes=(2, 3), steps=STEPS, perceptual_tap=TAP, l1=0.3
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 class Small(NamedTuple):
     """A generator of 16 x 16 with six layers and a perceptual network."""
@@ -58,15 +60,6 @@ def make_small(generator):
     phi = draw(jax.eval_shape(lambda key: network.init(key, (TAP,)), key), 1)
     phi = jax.tree.map(lambda leaf: 0.3 * leaf, phi)
     return Small(generator, draw(jax.eval_shape(generator.init, key), 0), network, phi)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compile():
-    """These programs take XLA far longer to compile than to run."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

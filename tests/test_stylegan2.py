@@ -16,6 +16,8 @@ from oeft_jax.models.backbone import generator as generator_of
 from oeft_jax.models.stylegan import stylegan
 from oeft_jax.models.stylegan2 import StyleGAN2, stylegan2
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 Z_DIM, W_DIM = 12, 10
 TOLERANCE = 1e-4  # float32; images have a deviation of about 1
 SMALL = {"z_dim": Z_DIM, "w_dim": W_DIM, "fmap_base": 64, "fmap_max": 8}  # 8, 8, then 4 at 16
@@ -28,15 +30,6 @@ def reference():
 
     torch.set_num_threads(1)
     return torch_stylegan2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compile():
-    """These programs take XLA far longer to compile than to run."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def random_params(generator, seed=0):

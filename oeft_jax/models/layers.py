@@ -48,9 +48,8 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Arra
     """Winograd's form on a CPU where it measures faster, XLA's own everywhere else."""
     channels, features = kernel.shape[2:]
     plain = partial(_conv_plain, pads=pads)
-    if (*kernel.shape[:2], *pads) != (3, 3, 1, 1) or channels < 32 or features < 64:
-        return plain(x, kernel)
-    if not _is_long(x, features):
+    same = (*kernel.shape[:2], *pads) == (3, 3, 1, 1)
+    if not same or channels < 32 or features < 64 or not _is_long(x, features):
         return plain(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=plain)
 
