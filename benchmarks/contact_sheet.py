@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import oeft_jax
 from benchmarks.harness import commit
-from oeft_jax import report
-from oeft_jax.image import read_image, resize, to_uint8
+from oeft_jax import out_folder, report
+from oeft_jax.image import to_uint8
 
 # One or more of each kind: faces, animals, scenes, photos, paintings, a drawing.
 PAIRS = (
@@ -48,7 +48,8 @@ def rows_to_sheet(rows: list[tuple[str, oeft_jax.Translation]]) -> Image.Image:
         images = (result.source, result.target, untuned, result.warped, chosen, result.image)
         for c, (title, image) in enumerate(zip(titles, images, strict=True)):
             x, y = GAP + c * (TILE + GAP), r * (TILE + CAPTION)
-            sheet.paste(Image.fromarray(to_uint8(resize(image, (TILE, TILE)))), (x, y))
+            whole = Image.fromarray(to_uint8(image))
+            sheet.paste(ImageOps.contain(whole, (TILE, TILE)), (x, y))
             draw.text((x, y + TILE + 2), f"{name}: {title}" if c == 0 else title, "black", font)
     return sheet
 
@@ -81,11 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     rows, entries = [], []
     for name in args.pairs.split(","):
         pair = known[name]
-        source, target = (
-            read_image(args.data / pair[key], at_least=config.correspondence.image_size)
-            for key in ("content", "exemplar")
-        )
-        result = oeft_jax.translate(source, target, config, parts=parts)
+        paths = (args.data / pair[role] for role in ("content", "exemplar"))
+        photos = out_folder.read_photos(*paths, config)
+        result = oeft_jax.translate(*photos.images, config, parts=parts)
         rows.append((name, result))
         entries.append(entry(pair, result))
         report.overview(result).save(args.out / f"{name}.png")

@@ -8,12 +8,13 @@ from oeft_jax.config import (
     Config,
     CorrespondenceConfig,
     InversionConfig,
+    OutputConfig,
     RefineConfig,
     SelectionConfig,
     preset,
 )
 from oeft_jax.correspondence import NonFiniteError
-from oeft_jax.pipeline import Parts, Progress, Translation, load_parts, translate
+from oeft_jax.pipeline import Parts, Progress, Translation, load_parts, translate, with_structure
 
 __all__ = [
     "PRESETS",
@@ -22,6 +23,7 @@ __all__ = [
     "InputError",
     "InversionConfig",
     "NonFiniteError",
+    "OutputConfig",
     "Parts",
     "Progress",
     "RefineConfig",
@@ -30,4 +32,5 @@ __all__ = [
     "load_parts",
     "preset",
     "translate",
+    "with_structure",
 ]

@@ -18,6 +18,8 @@ SCORERS = ("single-image", "reference", "point")
 REFINES = ("auto", "always", "never")
 FINISHES = ("voted", "soft")
 FITS = ("crop", "squeeze")
+SOURCE, WORKING = "source", "working"  # values of OutputConfig.size beside a number
+LONGEST = 1024  # px, of the longer side where the size is the source's
 SAME = "same"
 
 
@@ -30,12 +32,12 @@ def option(default: Any, text: str, **extra: Any) -> Any:
 class CorrespondenceConfig:
     """Stage 1: correspondence fine-tuning (Sec. 3.2)."""
 
-    steps: int = option(40, "fine-tuning steps; 0 gives the untuned warp", low=0)
+    steps: int = option(30, "fine-tuning steps; 0 gives the untuned warp", low=0)
     features: str = option(
         "bundled", "feature network: 'bundled', a fetched network's name, or a .safetensors file"
     )
     image_size: int = option(256, "side in pixels that both photos are brought to", low=32)
-    fit: str = option("crop", "how photos become square", choices=FITS)
+    fit: str = option("squeeze", "how photos become square for tuning", choices=FITS)
     grid: int = option(64, "cells on a side of the correlation; divides the image size", low=2)
     taps: tuple[str, ...] = option(
         ("relu2_1", "relu3_1", "relu4_1", "relu5_1"), "layers joined in the hypercolumn (Fig. 3)"
@@ -52,25 +54,29 @@ class CorrespondenceConfig:
     shared_weights: bool = option(False, "one network for source and target, not two copies")
     alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
     warp: str = option("patch", "soft warp during tuning", choices=WARPS)
-    finish: str = option("voted", "the written warp", choices=FINISHES)
+    finish: str = option("voted", "the warp at working size", choices=FINISHES)
     temperature: float = option(0.07, "of InfoNCE (Eq. 7)", low=1e-4)
     num_queries: int = option(1024, "source cells sampled a step for InfoNCE; 0 for all", low=0)
     stop_gradient: bool = option(False, "treat InfoNCE's keys as constants")
     lambda_contrastive: float = option(1.0, "weight of InfoNCE (Eq. 8)", low=0)
     lambda_perceptual: float = option(1.0, "weight of the Gram loss (Eq. 9)", low=0)
     lambda_contextual: float = option(1.0, "weight of the contextual loss (Eq. 10)", low=0)
+    lambda_structure: float = option(
+        10.0, "weight of the distance of the warp's self-similarity to the source's", low=0
+    )
     lambda_cycle: float = option(0.0, "weight of the cycle warp regulariser", low=0)
     lambda_anchor: float = option(0.0, "weight of |W - W_0|^2", low=0)
     gram_taps: tuple[str, ...] = option(
         ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), "layers of the Gram loss"
     )
     contextual_taps: tuple[str, ...] = option(
-        ("relu3_1", "relu4_1", "relu5_1"), "layers of the contextual loss, weighted 1:2:4:..."
+        ("relu3_1", "relu4_1", "relu5_1"),
+        "layers of the contextual loss, weighted 1:2:4:...; the structure loss takes the last two",
     )
     contextual_bandwidth: float = option(0.1, "h of the contextual loss", low=1e-4)
     augment: bool = option(True, "pass an augmented pair beside the original one")
     optimizer: str = option("adam", "of the networks", choices=OPTIMIZERS)
-    learning_rate: float = option(1e-4, "of the networks", low=0, high=1e3)
+    learning_rate: float = option(3e-4, "of the networks", low=0, high=1e3)
     beta1: float = option(0.5, "Adam's first decay", low=0, high=1)
     beta2: float = option(0.999, "Adam's second decay", low=0, high=1)
 
@@ -122,6 +128,26 @@ class RefineConfig:
 
 
 @dataclass(frozen=True)
+class OutputConfig:
+    """The finished picture, made from the tuned matches."""
+
+    size: str = option(
+        SOURCE,
+        f"of the picture: '{SOURCE}' for the source's own up to {LONGEST} pixels, its longer side in "
+        f"pixels, or '{WORKING}' for the square that is tuned on",
+    )
+    structure: float = option(
+        0.5, "0 for the target's patches as they are, 1 for the source's drawing", low=0, high=1
+    )
+
+    def longer_side(self) -> int | None:
+        """The longer side in pixels, the most it may be for "source"; None for "working"."""
+        if self.size == WORKING:
+            return None
+        return LONGEST if self.size == SOURCE else int(self.size)
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of one translation."""
 
@@ -129,6 +155,7 @@ class Config:
     inversion: InversionConfig = field(default_factory=InversionConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
     seed: int = option(0, "of everything random", low=0, high=2**31 - 1)
 
 
@@ -136,10 +163,11 @@ def _paper() -> Config:
     correspondence = CorrespondenceConfig(
         steps=200,
         features="vgg19",
-        fit="squeeze",
         taps=("relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         gram_taps=("relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         contextual_taps=("relu3_2", "relu4_2", "relu5_2"),
+        lambda_structure=0.0,
+        learning_rate=1e-4,
         finish="soft",
     )
     inversion = InversionConfig(
@@ -155,13 +183,15 @@ def _paper() -> Config:
         down="bilinear",
     )
     selection = SelectionConfig(features="inception_fid", tap="pool2", tolerance=float("inf"))
-    return Config(correspondence, inversion, selection, RefineConfig(mode="always"))
+    output = OutputConfig(size=WORKING)
+    return Config(correspondence, inversion, selection, RefineConfig(mode="always"), output)
 
 
 def _draft() -> Config:
     return Config(
         CorrespondenceConfig(steps=20, image_size=128, grid=32),
         InversionConfig(composing_layers=(6,), num_codes=(10,), steps=30),
+        output=OutputConfig(size="512"),
     )
 
 
@@ -183,8 +213,8 @@ def sections(config: Config) -> dict[str, Any]:
 
 
 def flag_of(section: str, name: str, metadata: Any) -> str:
-    """The command-line flag of a field: stage 1 and the top level without a prefix."""
-    bare = section in ("", "correspondence")
+    """The command-line flag of a field: without a prefix but for stage 2's."""
+    bare = section in ("", "correspondence", "output")
     return metadata.get("flag") or (name if bare else f"{section}-{name}").replace("_", "-")
 
 
@@ -211,6 +241,7 @@ def check(config: Config) -> Config:
         options = [g for g in (16, 32, 64, 128, 256) if stage.image_size % g == 0]
         check_choice("--grid", stage.grid, options or [stage.image_size])
     check_range("--image-size", stage.image_size, 32, 2048)
+    _check_size(config.output.size)
     for layer in config.inversion.composing_layers:
         check_range("--inversion-composing-layers", layer, 1, 19)
     for number in config.inversion.num_codes:
@@ -218,3 +249,11 @@ def check(config: Config) -> Config:
     if config.selection.scorer != "single-image" and not config.selection.reference:
         check_choice("--selection-reference", "", ["an .npz file with mu and sigma"])
     return config
+
+
+def _check_size(size: str) -> None:
+    if size in (SOURCE, WORKING):
+        return
+    if not (size.isascii() and size.isdecimal()):
+        check_choice("--size", size, [SOURCE, WORKING, "a number of pixels"])
+    check_range("--size", int(size), 32, 8192)

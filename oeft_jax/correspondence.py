@@ -55,6 +55,7 @@ class Pair(NamedTuple):
     scales: dict[str, jax.Array]  # of the taps
     phi: Params  # frozen weights of the loss network
     target_phi: Features  # its view of the target
+    source_phi: Features  # and of the source
     start: Params  # where the tuned weights began
 
 
@@ -82,8 +83,13 @@ StepFn = Callable[
 
 
 def phi_taps(config: CorrespondenceConfig) -> Taps:
-    """Taps of the frozen network."""
+    """Taps of the frozen network on the target and on the warp."""
     return tuple(sorted({*config.gram_taps, *config.contextual_taps}))
+
+
+def structure_taps(config: CorrespondenceConfig) -> Taps:
+    """Taps of the frozen network on the source, none where the structure loss is off."""
+    return config.contextual_taps[-2:] if config.lambda_structure else ()
 
 
 def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.LossFn]]:
@@ -121,6 +127,13 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
         ]
         return jnp.sum(jnp.stack(each) * (weights / weights.sum()))
 
+    def structure(x: L.LossInputs) -> jax.Array:
+        each = [
+            L.structure_loss(*(L.pooled_cells(y[tap], 32) for y in (x.warped_phi, x.source_phi)))
+            for tap in structure_taps(config)
+        ]
+        return jnp.mean(jnp.stack(each))
+
     def cycle(x: L.LossInputs) -> jax.Array:
         back = x.matches.turned()
         again = warp_image(
@@ -135,6 +148,7 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
         "contrastive": (config.lambda_contrastive, contrastive),
         "perceptual": (config.lambda_perceptual, perceptual),
         "contextual": (config.lambda_contextual, contextual),
+        "structure": (config.lambda_structure, structure),
         "cycle": (config.lambda_cycle, cycle),
         "anchor": (config.lambda_anchor, anchor),
     }
@@ -170,7 +184,8 @@ def init(
     features = jax.jit(backbone.apply, static_argnums=2)
     scales = layer_scales(features(params, source, tuple(config.taps)), config.layer_scale)
     target_phi = features(phi, target, phi_taps(config))
-    pair = Pair(source, target, scales, phi, target_phi, start)
+    source_phi = features(phi, source, structure_taps(config)) if config.lambda_structure else {}
+    pair = Pair(source, target, scales, phi, target_phi, source_phi, start)
     tuned = jax.tree.map(jnp.copy, start)  # the state is donated, the anchor must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
 
@@ -278,6 +293,7 @@ def make_loss(
             warped_cells=_keys(params, warped, pair.scales, backbone, config),
             target_phi=target_phi,
             warped_phi=backbone.apply(pair.phi, warped, phi_taps(config)),
+            source_phi=pair.source_phi,
             params=params,
             start_params=pair.start,
         )

@@ -41,13 +41,15 @@ def page() -> Any:
         target: Any,
         preset: str,
         steps: float,
+        structure: float,
         refine: str,
         progress: Any = gr.Progress(),  # noqa: B008  gradio finds it by this default
     ) -> tuple[np.ndarray, Any, str]:
         config = PRESETS[preset]
         stage = dataclasses.replace(config.correspondence, steps=int(steps))
         choice = dataclasses.replace(config.refine, mode=refine)
-        config = dataclasses.replace(config, correspondence=stage, refine=choice)
+        output = dataclasses.replace(config.output, structure=structure)
+        config = dataclasses.replace(config, correspondence=stage, refine=choice, output=output)
         try:
             return run(source, target, config, progress)
         except InputError as error:
@@ -61,6 +63,9 @@ def page() -> Any:
             gr.Image(label="target: appearance"),
             gr.Dropdown(presets, value="draft", label="preset"),
             gr.Slider(0, 200, value=20, step=1, label="fine-tuning steps"),
+            gr.Slider(
+                0, 1, value=Config().output.structure, label="appearance (0) to structure (1)"
+            ),
             gr.Dropdown(list(REFINES), value="auto", label="use the generator"),
         ],
         outputs=[

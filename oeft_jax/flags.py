@@ -13,6 +13,7 @@ TITLES = {
     "inversion": "stage 2, multiple GAN inversion",
     "selection": "stage 2, selection",
     "refine": "stage 2, result",
+    "output": "finished picture",
 }
 
 
@@ -49,6 +50,9 @@ def parser() -> Parser:
     files.add_argument("--overwrite", action="store_true", help="replace an earlier run's files")
     files.add_argument(
         "--plan", action="store_true", help="print the memory that each stage needs, and stop"
+    )
+    files.add_argument(
+        "--save-field", action="store_true", help="also write field.npz: what comes from where"
     )
     files.add_argument("--raw-warp", action="store_true", help="also write warped_raw.png (Eq. 6)")
     names = ", ".join(PRESETS)

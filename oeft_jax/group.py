@@ -65,12 +65,13 @@ def translate_group(
     tuned = iter(_tuned(ready, config, parts, mesh, tell))
     seconds = time.monotonic() - began
     results: list[Translation | Exception] = []
-    for one, store in zip(group, stores, strict=True):
+    for photos, one, store in zip(pairs, group, stores, strict=True):
         outcome = one if isinstance(one, Exception) else next(tuned)
         if isinstance(outcome, Exception):
             results.append(outcome)
         elif isinstance(one, tuning.Tuning):
-            end = partial(pipeline.finish, one, outcome, config, parts, tell=tell, store=store)
+            ready_one = (photos, one, outcome, config, parts)
+            end = partial(pipeline.finish, *ready_one, tell=tell, store=store)
             results.append(attempt(partial(end, seconds=seconds, mesh=mesh)))
     return results
 

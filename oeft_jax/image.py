@@ -113,12 +113,24 @@ def fit_square(
     Returns:
       [size, size, c] float32 in [0, 1].
     """
+    return resize(framed(image, mode), (size, size), method=method)
+
+
+def framed(image: np.ndarray, mode: str) -> np.ndarray:
+    """The part of the image that `fit_square` takes: the central square, or all of it."""
     check_choice("mode", mode, FITS)
-    if mode == "crop":
-        side = min(image.shape[:2])
-        top, left = ((length - side) // 2 for length in image.shape[:2])
-        image = image[top : top + side, left : left + side]
-    return resize(image, (size, size), method=method)
+    if mode == "squeeze":
+        return image
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
+
+
+def with_longer_side(image: np.ndarray, longer: int) -> np.ndarray:
+    """The image in its proportions, its longer side of so many pixels, the other one at least 1."""
+    scale = longer / max(image.shape[:2])
+    h, w = (max(1, round(side * scale)) for side in image.shape[:2])
+    return resize(image, (h, w))
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

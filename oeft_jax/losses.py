@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from oeft_jax._types import Features, Params, Terms
-from oeft_jax.correlation import Matches, inverse_norms, unit
+from oeft_jax.correlation import Matches, centred, inverse_norms, unit
 from oeft_jax.dense import Columns, joined, products
 from oeft_jax.models.layers import average_pool
 from oeft_jax.tiled import TILE, attend
@@ -111,6 +111,27 @@ def pooled_cells(features: jax.Array, largest: int) -> jax.Array:
     return features.reshape(n, h * w, c)
 
 
+def structure_loss(warped: jax.Array, source: jax.Array) -> jax.Array:
+    """Mean squared difference of two maps' centred cosine self-similarities.
+
+    Not in the paper: after Splice (Tumanyan et al. 2022), there of a vision transformer's keys. How
+    alike two places of a picture are does not depend on what it looks like, so this keeps the
+    source's layout and leaves appearance to the other losses.
+
+    Args:
+      warped: [n, p, c].
+      source: [1 or n, p, c'].
+    """
+    ours, theirs = (_self_similarity(x) for x in (warped, source))
+    return jnp.mean((ours - theirs) ** 2)
+
+
+def _self_similarity(cells: jax.Array) -> jax.Array:
+    """Cosine of every two cells, minus the mean over cells (as Eq. 4-5). -> [n, p, p]."""
+    cells = unit(centred(cells))
+    return jnp.einsum("npc,nqc->npq", cells, cells, precision="highest")
+
+
 def cycle_loss(back: jax.Array, target: jax.Array) -> jax.Array:
     """Mean absolute difference of the target warped there and back, and the target."""
     return jnp.mean(jnp.abs(back - target))
@@ -139,6 +160,7 @@ class LossInputs(NamedTuple):
     warped_cells: jax.Array | Columns  # [n, p, c], hypercolumn of the warp under W_T
     target_phi: Features  # frozen network on the target
     warped_phi: Features  # frozen network on the warp
+    source_phi: Features  # frozen network on the source as it is, [1, h, w, c]
     params: Params  # what is being tuned
     start_params: Params  # and where it began
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from oeft_jax import correspondence, memory
 from oeft_jax._checks import InputError
-from oeft_jax.config import Config
+from oeft_jax.config import WORKING, Config
 from oeft_jax.flags import flags_between
-from oeft_jax.memory_plan import MIB, STAGES, Need, needed, needs, stage_1, stage_2
+from oeft_jax.memory_plan import MIB, STAGES, Need, needed, needs, picture, stage_1, stage_2
 from oeft_jax.pipeline import Parts
 from oeft_jax.tiled import TILE
 
@@ -82,7 +82,11 @@ def smaller(config: Config, parts: Parts, there: int) -> Config | None:
     first, and halving the list finds the first that fits.
     """
     found: Config | None = config
-    for stage, proposals in ((stage_1, _smaller_1), (stage_2, _smaller_2)):
+    for stage, proposals in (
+        (stage_1, _smaller_1),
+        (picture, _smaller_picture),
+        (stage_2, _smaller_2),
+    ):
 
         def fits(trial: Config, stage: Any = stage) -> bool:
             own = _parts_for(trial, config, parts)
@@ -137,6 +141,15 @@ def _smaller_1(config: Config) -> list[Config]:
             grid //= 2
         stage = add(image_size=side, grid=grid)
     return trials
+
+
+def _smaller_picture(config: Config) -> list[Config]:
+    """Half the longer side, as often as it is larger than what is tuned on; then that."""
+    sizes, longer = [], config.output.longer_side() or 0
+    while (longer := longer // 2) > config.correspondence.image_size:
+        sizes.append(str(longer))
+    outputs = [dataclasses.replace(config.output, size=size) for size in (*sizes, WORKING)]
+    return [dataclasses.replace(config, output=output) for output in outputs]
 
 
 def _smaller_2(config: Config) -> list[Config]:

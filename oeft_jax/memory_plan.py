@@ -4,7 +4,7 @@ The numbers come from the compiled programs for the chosen sizes. Only shapes ar
 is allocated, and the run then uses the same programs: nothing is compiled twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from oeft_jax.pipeline import Parts
 
 MIB = 2**20
 SCRATCH = 1.12  # XLA's figures leave out kernels' own scratch; measured on a CPU, at most 12 %
+PIXEL = 160  # bytes for each pixel of the finished picture; measured, 151 at most
 RUNTIME = 64 * MIB  # nor do they have threads and the allocator; about 50 MiB were measured
 # Memory is settled before machine code is made, so code of trials need not be good.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -40,12 +41,15 @@ class Call(NamedTuple):
     beside: Any = ()  # tree of what else is alive meanwhile
 
 
-def needed(call: Call, *, trial: bool = False) -> Need:
+def needed(call: Call | Need, *, trial: bool = False) -> Need:
     """Memory of a call at its peak. Compiles the function, and a later call uses that.
 
     Args:
+      call: or what is known to be needed without compiling.
       trial: the program will not run; on a CPU it is compiled faster, to slower code.
     """
+    if isinstance(call, Need):
+        return call
     options = FAST if trial and jax.default_backend() == "cpu" else None
     found = call.program.lower(*call.arguments).compile(options).memory_analysis()
     made = 0  # a backend that does not say counts as needing nothing
@@ -93,7 +97,15 @@ def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
     )
 
 
-STAGES = {pipeline.STAGES[0]: stage_1, pipeline.STAGES[1]: stage_2}
+def picture(config: Config, parts: Parts) -> tuple[Need, ...]:
+    """The finished picture, a square at most."""
+    longer = config.output.longer_side() or config.correspondence.image_size
+    return (Need("finished picture", longer**2 * PIXEL + RUNTIME),)
+
+
+STAGES: dict[str, Callable[[Config, Parts], tuple[Call | Need, ...]]] = dict(
+    zip(pipeline.STAGES, (stage_1, picture, stage_2), strict=True)
+)
 
 
 def _beginning(config: Config, parts: Parts) -> Any:
@@ -117,7 +129,7 @@ def _key() -> Any:
 
 def needs(config: Config, parts: Parts) -> tuple[Need, ...]:
     """What each stage needs; compiles what a run with these settings and parts will use."""
-    calls = (*stage_1(config, parts), *stage_2(config, parts))
+    calls = (call for stage in STAGES.values() for call in stage(config, parts))
     return tuple(needed(call) for call in calls)
 
 

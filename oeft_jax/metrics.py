@@ -308,3 +308,34 @@ def _check_images(a: jax.Array, b: jax.Array, *, smallest: int = 1) -> None:
 def _check_maps(fa: jax.Array, fb: jax.Array) -> None:
     if fa.ndim < 3 or fb.ndim < 3:
         raise InputError(f"fa has shape {fa.shape} and fb {fb.shape}; accepted: [..., h, w, c].")
+
+
+def blockiness(image: jax.Array, period: tuple[float, float]) -> jax.Array:
+    """How much stronger steps between neighbouring pixels are across cell borders than inside.
+
+    The mean absolute difference of two pixels that a border lies between, over that of all other
+    neighbours; the mean of both directions. Borders are where a grid of cells has them, at the
+    nearest whole pixel, and those of the image do not count. No reference is needed.
+
+    Args:
+      image: [..., h, w, c] float32.
+      period: (height, width) of a cell in pixels, >= 2 and smaller than the image.
+    Returns:
+      [...] >= 0; about 1 for a picture that knows nothing of the cells, and for a constant one.
+    Raises:
+      InputError: no image, or cells that leave no border or nothing but borders.
+    """
+    if image.ndim < 3:
+        raise InputError(f"image has shape {image.shape}; accepted: [..., h, w, c].")
+    ratios = []
+    for axis, side in ((-3, period[0]), (-2, period[1])):
+        length = image.shape[axis]
+        check_range("period", side, 2, length - 1)
+        steps = jnp.abs(jnp.diff(image, axis=axis))
+        others = tuple({-3, -2, -1} - {axis})
+        along = jnp.mean(steps, axis=others)  # [..., length - 1], step k is before pixel k + 1
+        borders = np.rint(np.arange(1, length / side) * side).astype(np.int64)
+        is_border = np.isin(np.arange(1, length), borders)
+        across, within = jnp.mean(along[..., is_border], -1), jnp.mean(along[..., ~is_border], -1)
+        ratios.append((across + EPS) / (within + EPS))
+    return (ratios[0] + ratios[1]) / 2

@@ -30,7 +30,7 @@ class Photos(NamedTuple):
 
 def read_photos(source: Path, target: Path, config: Config) -> Photos:
     """Reads and hashes both photos. Raises InputError for one that cannot be used."""
-    side = config.correspondence.image_size
+    side = max(config.correspondence.image_size, config.output.longer_side() or 0)
     paths = {"source": source, "target": target}
     images = [read_image(path, at_least=side) for path in paths.values()]
     inputs = {
@@ -159,15 +159,16 @@ def write_run(
     inputs: Mapping[str, Any],
     *,
     raw: bool,
+    field: bool,
     command: str,
 ) -> None:
     """Writes every file of a finished run beside its folder and moves them into place."""
-    names = report.file_names(raw)
+    names = report.file_names(raw=raw, field=field)
     entries = report.manifest(
         result, config, inputs=inputs, weights=parts.weights, files=names, command=command
     )
     unfinished = unfinished_of(out)
-    report.write_report(unfinished, result, entries, raw)
+    report.write_report(unfinished, result, entries, raw=raw, field=field)
     _publish(unfinished, out, names)
 
 

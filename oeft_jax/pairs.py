@@ -38,6 +38,7 @@ class Asked(NamedTuple):
     resume: bool
     overwrite: bool
     raw: bool  # also write the soft warp
+    field: bool  # also write what comes from where
     command: str  # for the manifests
     memory: tuple[Need, ...]  # what the plan says, for the manifests
 
@@ -191,6 +192,7 @@ def _written(job: _Job, result: Translation | Exception, asked: Asked, seconds: 
             asked.parts,
             job.photos.inputs,
             raw=asked.raw,
+            field=asked.field,
             command=asked.command,
         )
     except FAILURES as error:

@@ -15,8 +15,9 @@ from oeft_jax import correspondence, inversion, selection, tuning
 from oeft_jax._checks import InputError
 from oeft_jax._types import Params
 from oeft_jax.checkpoint import Store
-from oeft_jax.config import SAME, Config, check
+from oeft_jax.config import SAME, WORKING, Config, check
 from oeft_jax.devices import replicate
+from oeft_jax.finish import led_by
 from oeft_jax.image import fit_square
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.loading import load_features, load_generator
@@ -24,6 +25,8 @@ from oeft_jax.losses import Losses
 from oeft_jax.memory import guard
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
+from oeft_jax.patches import vote
+from oeft_jax.picture import make_picture, square_of
 from oeft_jax.refine import two_bands, use_generator
 from oeft_jax.remember import remember
 from oeft_jax.selection import Choice, Scorer
@@ -31,7 +34,7 @@ from oeft_jax.tuning import Tuned, Tuning
 from oeft_jax.weights import Weights, require
 
 SAVE_EVERY = 20  # steps between saved states
-STAGES = ("correspondence fine-tuning", "multiple GAN inversion")
+STAGES = ("correspondence fine-tuning", "finished picture", "multiple GAN inversion")
 
 
 class Parts(NamedTuple):
@@ -58,13 +61,18 @@ class Progress(NamedTuple):
 
 
 class Translation(NamedTuple):
-    """What a run returns. Pictures are [s, s, 3] float32 in [0, 1]."""
+    """What a run returns. Pictures are float32 in [0, 1].
+
+    They have the photo's proportions, [h, w, 3], unless the size asked for is the working square
+    [s, s, 3]. A field says for every cell of the source where in `target` its middle comes from.
+    """
 
     image: np.ndarray  # the result
     warped: np.ndarray  # stage 1's, finished as the settings say
-    soft_warped: np.ndarray  # Eq. 6 as it is
-    source: np.ndarray  # as it was used: square, at working size
-    target: np.ndarray
+    soft_warped: np.ndarray  # Eq. 6 as it is, [s, s, 3]
+    source: np.ndarray  # as it was used: as large as `warped`
+    target: np.ndarray  # of a like number of pixels
+    field: np.ndarray  # [rows, columns, 2] int32, (y, x) in pixels of `target`
     history: tuple[tuple[int, np.ndarray], ...]  # (step, soft warp) as tuning goes (Fig. 5)
     confidence: np.ndarray  # [grid, grid] in (0, 1], largest softmax weight of each cell
     losses: tuple[dict[str, float], ...]  # weighted terms of Eq. 11, one row a step
@@ -159,7 +167,8 @@ def translate(
         made = programs_of(config, parts)
         tuned = tuning.tune(tuning_key(config), one, made, stage_1(config, tell))
     seconds = time.monotonic() - began
-    return finish(one, tuned, config, parts, tell=tell, store=store, seconds=seconds)
+    photos = (source, target)
+    return finish(photos, one, tuned, config, parts, tell=tell, store=store, seconds=seconds)
 
 
 def begin(
@@ -213,6 +222,7 @@ def stage_1(config: Config, tell: Callable[[Progress], None]) -> tuning.OnStep:
 
 
 def finish(
+    photos: tuple[np.ndarray, np.ndarray],
     one: Tuning,
     tuned: Tuned,
     config: Config,
@@ -223,30 +233,35 @@ def finish(
     seconds: float,
     mesh: Mesh | None = None,
 ) -> Translation:
-    """Stage 2, on every device of a mesh, and the result, from what `seconds` of stage 1 made.
+    """The finished picture, stage 2 on every device of a mesh, and the result.
 
-    Raises as `translate`.
+    Args:
+      photos: the source and the target as `translate` takes them.
+      tuned: what `seconds` of stage 1 made of them.
+    Raises:
+      As `translate`.
     """
     stage = config.correspondence
-    source, target = (np.asarray(image[0]) for image in (one.pair.source, one.pair.target))
-    warped = np.asarray(tuned.warp.voted if stage.finish == "voted" else tuned.warp.soft)[0]
+    square = square_of(tuned.warp, stage)
     began = time.monotonic()
     with guard(STAGES[1]):
-        hypotheses = _invert(warped, config, parts, tell, store, mesh)
-    choice, uses, verdict, image = None, False, "", warped
+        made = make_picture(photos, one.pair, tuned.warp, config)
+    took = {"correspondence": seconds, "finish": time.monotonic() - began}
+    began = time.monotonic()
+    with guard(STAGES[2]):
+        hypotheses = _invert(square, config, parts, tell, store, mesh)
+    choice, uses, verdict, image = None, False, "", made.warped
     if hypotheses:
-        scores = parts.scorer([h.image for h in hypotheses], target)
+        scores = parts.scorer([h.image for h in hypotheses], np.asarray(one.pair.target)[0])
         losses = np.array([h.loss for h in hypotheses])
         choice = selection.choose(scores, losses, tolerance=config.selection.tolerance)
         chosen = hypotheses[choice.chosen]
         uses, verdict = use_generator(chosen, config.refine)
-        image = two_bands(chosen.image, warped) if uses else warped
+        image = two_bands(chosen.image, made.warped) if uses else made.warped
     return Translation(
+        **made._asdict(),
         image=image,
-        warped=warped,
         soft_warped=np.asarray(tuned.warp.soft)[0],
-        source=source,
-        target=target,
         history=tuned.history,
         confidence=np.asarray(tuned.warp.confidence).reshape(stage.grid, stage.grid),
         losses=tuned.rows,
@@ -254,8 +269,26 @@ def finish(
         choice=choice,
         uses_generator=uses,
         verdict=verdict or "No generator was asked for; the result is the warp.",
-        seconds={"correspondence": seconds, "inversion": time.monotonic() - began},
+        seconds={**took, "inversion": time.monotonic() - began},
     )
+
+
+def with_structure(result: Translation, config: Config) -> Translation:
+    """The result under another `config.output.structure`; takes a second, not a run.
+
+    Args:
+      result: of the same settings but for the structure.
+    Raises:
+      InputError: settings out of range, or the working size, which knows no structure.
+    """
+    check(config)
+    if config.output.size == WORKING:
+        raise InputError(f"--structure: accepted: with a --size other than {WORKING!r}.")
+    voted = vote(result.target, result.field, result.source.shape)
+    warped = image = led_by(result.source, voted, config.output.structure)
+    if result.uses_generator and result.choice is not None:
+        image = two_bands(result.hypotheses[result.choice.chosen].image, warped)
+    return result._replace(image=image, warped=warped)
 
 
 def _checked(name: str, image: Any) -> np.ndarray:

@@ -27,18 +27,22 @@ def two_bands(image: np.ndarray, warped: np.ndarray) -> np.ndarray:
     """Coarse content from `image`, detail from `warped`, so the result is never smaller.
 
     What the generator's resolution cannot hold is taken from the warp: up(y) + r - up(down(r)). A
-    generator at least as large as the warp is returned as it is.
+    generator at least as large as the warp gives its whole picture, in the warp's proportions.
 
     Args:
-      image: [R, R, 3] in [0, 1].
-      warped: [s, s, 3] in [0, 1].
+      image: [R, R, 3] in [0, 1], the whole warp as a square.
+      warped: [h, w, 3] in [0, 1].
     Returns:
-      [max(R, s), max(R, s), 3] in [0, 1].
+      [h, w, 3] in [0, 1], or larger: R pixels on the longer side.
     """
-    small, size = image.shape[0], warped.shape[0]
-    if small >= size:
-        return image
-    coarse = jax.image.resize(jnp.asarray(image), (size, size, 3), "cubic")
-    kept = jax.image.resize(jnp.asarray(warped), (small, small, 3), "cubic")
-    detail = warped - jax.image.resize(kept, (size, size, 3), "cubic")
-    return np.asarray(jnp.clip(coarse + detail, 0, 1))
+    small, longer = image.shape[0], max(warped.shape[:2])
+    h, w = warped.shape[:2]
+    if small >= longer:
+        scale = small / longer
+        return image if h == w else _scaled(image, round(h * scale), round(w * scale))
+    kept = _scaled(_scaled(warped, small, small), h, w)
+    return np.clip(_scaled(image, h, w) + warped - kept, 0, 1)
+
+
+def _scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(jax.image.resize(jnp.asarray(image), (height, width, 3), "cubic"))

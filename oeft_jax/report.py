@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from oeft_jax.config import Config
-from oeft_jax.image import resize, to_uint8, write_png
+from oeft_jax.image import resize, to_uint8, with_longer_side, write_png
+from oeft_jax.patches import centres, square_cells
 from oeft_jax.pipeline import Translation
 
-TILE = 192  # px, side of a picture in the overview
+TILE = 192  # px, longer side of a picture in the overview
 GAP = 12
 CAPTION = 40
 INK, PAPER, MARK = (40, 40, 40), (255, 255, 255), (216, 92, 16)
@@ -26,9 +28,16 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "safetensors")
 
 
 def overview(result: Translation) -> Image.Image:
-    """Source, target, the warp as tuning goes (Fig. 5), the result; then every hypothesis."""
+    """Source, target, the warp as tuning goes (Fig. 5), the result; then every hypothesis.
+
+    Pictures keep their proportions; those of the working square have the source's.
+    """
+    shape = result.source.shape
     top = [("source", result.source, False), ("target", result.target, False)]
-    top += [(f"warp, step {step}", image, False) for step, image in result.history]
+    top += [
+        (f"warp, step {step}", resize(image, shape[:2]), False) for step, image in result.history
+    ]
+    top += [("confidence of the warp", heat_map(result.confidence, shape), False)]
     top += [("warped, finished", result.warped, not result.uses_generator)]
     top += [("translation", result.image, True)]
     rows = [top]
@@ -39,7 +48,7 @@ def overview(result: Translation) -> Image.Image:
             text = f"layer {one.composing_layer}, {one.num_codes} codes\n"
             text += f"score {score:.3g}, SSIM {one.ssim:.2f}"
             chosen = index == result.choice.chosen
-            cells.append((text + (" *" if chosen else ""), one.image, chosen))
+            cells.append((text + (" *" if chosen else ""), resize(one.image, shape[:2]), chosen))
         rows += [cells[i : i + len(top)] for i in range(0, len(cells), len(top))]
     width = GAP + len(top) * (TILE + GAP)
     foot = 2 * GAP + 16
@@ -48,12 +57,56 @@ def overview(result: Translation) -> Image.Image:
     for r, row in enumerate(rows):
         for c, (text, image, marked) in enumerate(row):
             x, y = GAP + c * (TILE + GAP), GAP + r * (TILE + CAPTION + GAP)
-            sheet.paste(Image.fromarray(to_uint8(resize(image, (TILE, TILE)))), (x, y))
+            tile = Image.fromarray(to_uint8(with_longer_side(image, TILE)))
+            left, top_ = x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2
+            sheet.paste(tile, (left, top_))
             if marked:
-                draw.rectangle((x - 4, y - 4, x + TILE + 3, y + TILE + 3), outline=MARK, width=4)
+                right, bottom = left + tile.width + 3, top_ + tile.height + 3
+                draw.rectangle((left - 4, top_ - 4, right, bottom), outline=MARK, width=4)
             draw.multiline_text((x, y + TILE + 4), text, fill=INK, font=font, spacing=2)
     draw.text((GAP, sheet.height - foot), result.verdict, fill=INK, font=font)
     return sheet
+
+
+def heat_map(confidence: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """How sure the match of every cell is, dark for 0 and bright for 1.
+
+    Args:
+      confidence: [grid, grid] in [0, 1].
+      shape: (h, w, ...) of the picture.
+    Returns:
+      [h, w, 3] float32 in [0, 1], each cell of one colour.
+    """
+    from matplotlib import colormaps  # slow to import
+
+    rows, columns = (
+        np.arange(side) * cells // side
+        for side, cells in zip(shape[:2], confidence.shape, strict=True)
+    )
+    colours: np.ndarray = colormaps["inferno"](confidence)[..., :3]
+    return colours[np.ix_(rows, columns)].astype(np.float32)
+
+
+def write_field(path: Path, result: Translation) -> None:
+    """Writes where every cell of the result comes from, as an .npz file.
+
+    Arrays, all float32 but the sizes: `target` [rows, columns, 2], the (y, x) in pixels of the
+    target, as large as `target_size`, that lies under the middle of the cell; `source_y` [rows] and
+    `source_x` [columns], that middle in pixels of the source, as large as `source_size`;
+    `confidence` [rows, columns] in [0, 1].
+    """
+    (h, w), grid = result.source.shape[:2], len(result.confidence)
+    ys, xs = centres(h), centres(w)
+    cells = [square_cells(side, grid) for side in (h, w)]
+    arrays = {
+        "target": result.field.astype(np.float32),
+        "source_y": ys.astype(np.float32),
+        "source_x": xs.astype(np.float32),
+        "confidence": result.confidence[np.ix_(*cells)].astype(np.float32),
+        "source_size": np.array([h, w]),
+        "target_size": np.array(result.target.shape[:2]),
+    }
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def losses_csv(rows: Sequence[Mapping[str, float]]) -> str:
@@ -118,7 +171,8 @@ def manifest(
         for index, one in enumerate(result.hypotheses)
         if choice is not None
     ]
-    bands = result.uses_generator and result.hypotheses[0].image.shape[0] < len(result.warped)
+    longer = max(result.warped.shape[:2])
+    bands = result.uses_generator and result.hypotheses[0].image.shape[0] < longer
     made_of = "warp" if not result.uses_generator else "generator"
     entries = {
         "result": {
@@ -169,12 +223,17 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_report(folder: Path, result: Translation, entries: dict[str, Any], raw: bool) -> None:
+def write_report(
+    folder: Path, result: Translation, entries: dict[str, Any], *, raw: bool, field: bool
+) -> None:
     """Writes every file of a run into an existing folder, the manifest last."""
     write_png(folder / "translation.png", result.image)
     write_png(folder / "warped.png", result.warped)
+    write_png(folder / "confidence.png", heat_map(result.confidence, result.warped.shape))
     if raw:
         write_png(folder / "warped_raw.png", result.soft_warped)
+    if field:
+        write_field(folder / "field.npz", result)
     overview(result).save(folder / "overview.png")
     (folder / "losses.csv").write_text(losses_csv(result.losses), "utf-8")
     plot_losses(result.losses, folder / "losses.png")
@@ -182,7 +241,9 @@ def write_report(folder: Path, result: Translation, entries: dict[str, Any], raw
     (folder / "manifest.json").write_text(text, "utf-8")
 
 
-def file_names(raw: bool) -> list[str]:
+def file_names(*, raw: bool, field: bool) -> list[str]:
     """What `write_report` writes, the manifest last."""
-    names = ["translation.png", "warped.png", "overview.png", "losses.csv", "losses.png"]
-    return [*names, *(["warped_raw.png"] if raw else []), "manifest.json"]
+    names = ["translation.png", "warped.png", "confidence.png", "overview.png"]
+    names += ["losses.csv", "losses.png"]
+    names += ["warped_raw.png"] * raw + ["field.npz"] * field
+    return [*names, "manifest.json"]

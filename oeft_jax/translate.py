@@ -95,7 +95,8 @@ def _run_one(flags: argparse.Namespace, config: Config, command: str) -> int:
     out, modes = Path(flags.out), {"resume": flags.resume, "overwrite": flags.overwrite}
     out_folder.check_out(out, **modes)
     photos = out_folder.read_photos(Path(flags.source), Path(flags.target), config)
-    parts = _load(config, f"writing {', '.join(report.file_names(flags.raw_warp))} to {out}")
+    extra = {"raw": flags.raw_warp, "field": flags.save_field}
+    parts = _load(config, f"writing {', '.join(report.file_names(**extra))} to {out}")
     needs = memory_fit.check(config, parts)
     unfinished = out_folder.unfinished_of(out)
     out_folder.open_unfinished(unfinished, out_folder.request_of(photos, config, parts), **modes)
@@ -109,9 +110,7 @@ def _run_one(flags: argparse.Namespace, config: Config, command: str) -> int:
                 state_folder=unfinished / out_folder.STATE,
             )
         result = result._replace(memory=needs)
-        out_folder.write_run(
-            out, result, config, parts, photos.inputs, raw=flags.raw_warp, command=command
-        )
+        out_folder.write_run(out, result, config, parts, photos.inputs, **extra, command=command)
     except InputError:
         if not flags.resume:  # nothing of worth is there; after any other stop the state stays
             out_folder.discard(out)
@@ -137,8 +136,9 @@ def _run_list(
     try:
         parts = _load(config, f"{len(pairs)} pairs to {out}")
         needs = memory_fit.check(config, parts)
-        modes = {"resume": flags.resume, "overwrite": flags.overwrite, "raw": flags.raw_warp}
-        asked = Asked(out, config, parts, **modes, command=command, memory=needs)
+        modes = {"resume": flags.resume, "overwrite": flags.overwrite}
+        extra = {"raw": flags.raw_warp, "field": flags.save_field}
+        asked = Asked(out, config, parts, **modes, **extra, command=command, memory=needs)
         outcomes = run_pairs(devices.share(pairs), asked, summary_of(out, process, num_processes))
     finally:
         devices.leave()

@@ -29,6 +29,7 @@ def settings(weights):
         steps=STEPS,
         features=str(weights / "features.safetensors"),
         image_size=32,
+        fit="crop",  # a case in which rounding errors stay small
         grid=8,
         taps=("relu1_1", "relu2_1"),
         gram_taps=("relu1_1",),

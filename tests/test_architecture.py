@@ -13,10 +13,10 @@ import oeft_jax
 ROOT = Path(oeft_jax.__file__).parent
 LEVELS = (  # a module imports only from the lines above its own
     ("_types", "_checks", "remember", "memory", "huge_pages"),
-    ("models.winograd", "devices", "pair_list"),
+    ("models.winograd", "devices", "pair_list", "patches"),
     ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
-    ("models.vgg", "models.generator", "correlation", "metrics"),
-    ("dense",),
+    ("models.vgg", "models.generator", "correlation", "metrics", "guided"),
+    ("dense", "field", "finish"),
     ("warp",),
     (
         "models.resnet",
@@ -30,7 +30,7 @@ LEVELS = (  # a module imports only from the lines above its own
     ("models.pggan", "models.stylegan", "models.stylegan2", "losses", "config"),
     ("models.backbone",),
     ("correspondence", "selection", "flags", "golden", "compile_cache"),
-    ("composition", "loading", "tuning"),
+    ("composition", "loading", "tuning", "picture"),
     ("objective",),
     ("inversion",),
     ("refine",),
@@ -51,6 +51,10 @@ PURE = (
     "warp",
     "augment",
     "metrics",
+    "patches",
+    "guided",
+    "field",
+    "finish",
     "refine",
     "composition",
     "objective",

@@ -82,6 +82,7 @@ def test_paper_preset_has_the_papers_numbers_and_the_released_operators():
     assert (inversion.down, inversion.perceptual) == ("bilinear", 0.001)
     assert config.selection.tolerance == float("inf")
     assert config.refine.mode == "always"
+    assert (stage.fit, config.output.size) == ("squeeze", "working")
 
 
 def test_draft_preset_does_less_of_everything_than_the_bundled_one():
@@ -138,6 +139,14 @@ def test_settings_cannot_be_changed_in_place():
             "--selection-reference='' .*accepted: an .npz file with mu and sigma",
         ),
         ("refine", {"mode": "maybe"}, "--refine='maybe' .*accepted: always, auto, never"),
+        (
+            "output",
+            {"size": "large"},
+            "--size='large' .*accepted: a number of pixels, source, working",
+        ),
+        ("output", {"size": "-64"}, "--size='-64' .*accepted: a number"),
+        ("output", {"size": "16"}, r"--size=16 .*accepted: \[32, 8192\]"),
+        ("output", {"structure": 1.5}, r"--structure=1.5 .*accepted: \[0, 1\]"),
         ("refine", {"limit": NAN}, r"--refine-limit=nan .*accepted: \[-1, 1\]"),
     ],
 )

@@ -157,12 +157,20 @@ def test_forty_steps_lower_the_loss(key, shared):
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_terms_sum_to_the_loss(key, augment):
-    settings = config(augment=augment, lambda_cycle=0.5, lambda_anchor=2.0)
+    settings = config(
+        augment=augment,
+        lambda_structure=3.0,
+        lambda_cycle=0.5,
+        lambda_anchor=2.0,
+    )
     losses = ours.default_losses(settings)
     _, pair = begin(settings)
     moved = jax.tree.map(lambda leaf: leaf * 1.01, pair.start)
     loss, terms = jax.jit(ours.make_loss(VGG, settings, losses))(moved, pair, key)
-    assert set(terms) == {"contrastive", "perceptual", "contextual", "cycle", "anchor"}
+    assert set(terms) == {
+        *("contrastive", "perceptual", "contextual"),
+        *("structure", "cycle", "anchor"),
+    }
     assert all(float(value) > 0 for value in terms.values())
     np.testing.assert_allclose(float(loss), sum(map(float, terms.values())), rtol=1e-5)
 
@@ -290,7 +298,12 @@ def test_default_optimizer_is_the_one_named(name):
 
 
 def test_gradient_is_that_of_finite_differences(x64, key):
-    settings = config(lambda_cycle=0.5, lambda_anchor=2.0, alpha=10.0)
+    settings = config(
+        lambda_structure=3.0,
+        lambda_cycle=0.5,
+        lambda_anchor=2.0,
+        alpha=10.0,
+    )
     _, pair = begin(settings)
     pair = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), pair)
     rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ SMALL = """
   --inversion-perceptual-tap relu2_1
 """
 FILES = {"translation.png", "warped.png", "overview.png", "losses.csv", "losses.png"}
-FILES |= {"manifest.json"}
+FILES |= {"manifest.json", "confidence.png"}
 
 
 @pytest.fixture(scope="module")

@@ -168,7 +168,21 @@ def test_contextual_loss_of_a_permuted_copy_is_zero():
     assert float(contextual_loss(target, warped)) < 1e-3
 
 
-# Cycle, anchor, pooling
+# Structure, cycle, anchor, pooling
+
+
+def test_structure_loss_ignores_appearance_and_sees_a_moved_part():
+    source = draw(0, 1, 16, 5)
+    turned = np.linalg.qr(draw(1, 5, 5))[0].astype(np.float32)  # keeps every angle
+    assert float(ours.structure_loss(3 * source @ turned + 7, source)) < 1e-6
+    moved = np.concatenate([source[:, 8:], source[:, :4], source[:, 4:8]], axis=1)
+    assert float(ours.structure_loss(moved, source)) > 0.01
+
+
+def test_structure_loss_of_one_source_for_several_warps():
+    warped, source = draw(0, 2, 9, 4), draw(1, 1, 9, 4)
+    each = [float(ours.structure_loss(one[None], source)) for one in warped]
+    assert float(ours.structure_loss(warped, source)) == pytest.approx(np.mean(each), rel=1e-5)
 
 
 def test_cycle_loss_is_the_mean_absolute_difference():
@@ -220,6 +234,7 @@ LOSSES = {
     ),
     "gram_loss": (lambda a, b: ours.gram_loss(a, ours.gram(b)), (2, 2, 3, 3)),
     "contextual_loss": (lambda a, b: ours.contextual_loss(a, b, bandwidth=0.5), (2, 4, 3)),
+    "structure_loss": (ours.structure_loss, (2, 6, 4)),
     "cycle_loss": (ours.cycle_loss, (1, 2, 2, 3)),
     "anchor_loss": (lambda a, b: ours.anchor_loss({"w": a}, {"w": b}), (2, 3)),
 }
@@ -247,7 +262,7 @@ def test_loss_and_gradient_are_finite_on_constant_and_zero_features(name):
     assert all(np.all(np.isfinite(g)) for g in grads)
 
 
-@pytest.mark.parametrize("name", ["info_nce", "gram_loss", "contextual_loss"])
+@pytest.mark.parametrize("name", ["info_nce", "gram_loss", "contextual_loss", "structure_loss"])
 def test_loss_in_double_precision_is_the_oracle(name, x64):
     function, shape = LOSSES[name]
     a, b = two_cells(shape)
@@ -255,6 +270,7 @@ def test_loss_in_double_precision_is_the_oracle(name, x64):
         "info_nce": lambda: oracle.info_nce(a, b, 0.5),
         "gram_loss": lambda: oracle.gram_loss(a, b),
         "contextual_loss": lambda: oracle.contextual_loss(a, b, 0.5),
+        "structure_loss": lambda: oracle.structure_loss(a, b),
     }[name]()
     found = function(a, b)
     assert found.dtype == jnp.float64

@@ -15,7 +15,14 @@ from tiny_networks import NETWORKS, random_params
 
 from oeft_jax import memory, memory_fit, memory_plan, pipeline
 from oeft_jax._checks import InputError
-from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig, RefineConfig, check
+from oeft_jax.config import (
+    Config,
+    CorrespondenceConfig,
+    InversionConfig,
+    OutputConfig,
+    RefineConfig,
+    check,
+)
 from oeft_jax.config import preset as preset_of
 from oeft_jax.flags import config_from, flags_between, parser
 from oeft_jax.weights import save_weights
@@ -23,7 +30,8 @@ from oeft_jax.weights import save_weights
 command = importlib.import_module("oeft_jax.translate")
 
 MIB = 2**20
-BOTH = ["correspondence step", "final warp", "inversion step", "finished hypotheses"]
+FIRST = ["correspondence step", "final warp", "finished picture"]
+BOTH = [*FIRST, "inversion step", "finished hypotheses"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +59,7 @@ def config(tmp_path_factory):
         steps=2,
         perceptual_tap="relu2_1",
     )
-    return Config(stage, inversion)
+    return Config(stage, inversion, output=OutputConfig(size="128"))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +111,8 @@ def test_scratch_is_counted_and_nothing_is_allocated():
 
 def test_programs_of_trials_need_the_same(config, parts, needs):
     calls = (*memory_plan.stage_1(config, parts), *memory_plan.stage_2(config, parts))
-    for one, call in zip(needs, calls, strict=True):
+    compiled = [need for need in needs if need.stage != FIRST[2]]
+    for one, call in zip(compiled, calls, strict=True):
         other = memory_plan.needed(call, trial=True)
         own = [need.bytes - memory_plan.RUNTIME for need in (one, other)]
         assert own[1] == pytest.approx(own[0], rel=0.02), one.stage
@@ -116,8 +125,28 @@ def test_every_stage_of_the_run_is_there(config, parts, needs):
     assert [need.stage for need in needs] == BOTH
     assert all(need.bytes > memory_plan.RUNTIME + 1000 for need in needs)
     never = dataclasses.replace(config, refine=RefineConfig("never"))
-    assert [need.stage for need in memory_plan.needs(never, parts)] == BOTH[:2]
+    assert [need.stage for need in memory_plan.needs(never, parts)] == FIRST
     assert [n.stage for n in memory_plan.stage_1(changed(config, steps=0), parts)] == BOTH[1:2]
+
+
+def test_the_finished_picture_needs_what_its_size_says(config, parts):
+    def bytes_of(size):
+        output = OutputConfig(size=size)
+        found = memory_plan.picture(dataclasses.replace(config, output=output), parts)
+        return found[0].bytes - memory_plan.RUNTIME
+
+    assert bytes_of("working") == bytes_of(str(config.correspondence.image_size))
+    assert bytes_of("source") == bytes_of("1024") == bytes_of("512") * 4 > 0
+
+
+def test_a_smaller_picture_where_it_is_too_large(config, parts, needs, monkeypatch):
+    large = dataclasses.replace(config, output=OutputConfig(size="8000"))
+    there = max(need.bytes for need in needs)
+    with pytest.raises(InputError, match="the finished picture needs .* --size ") as caught:
+        memory_fit.check(large, parts, free=lambda: there)
+    smaller = proposed(str(caught.value), large)
+    assert smaller == dataclasses.replace(large, output=smaller.output)
+    assert int(smaller.output.size) in (1000, 500, 250)
 
 
 def test_the_step_holds_all_weights_and_moments_and_more(config, parts, needs):
@@ -204,6 +233,7 @@ def test_fewer_codes_where_the_inversion_is_too_large(config, parts, monkeypatch
 
     monkeypatch.setattr(memory_fit, "needed", foretold)
     monkeypatch.setattr(memory_fit, "stage_1", lambda *_: ())
+    monkeypatch.setattr(memory_fit, "picture", lambda *_: ())
     monkeypatch.setattr(memory_fit, "stage_2", inversion)
     found = [memory_fit.smaller(config, parts, there) for there in (300, 299, 199, 99)]
     assert [flags_between(config, one) for one in found] == [
@@ -303,7 +333,7 @@ def test_plan_prints_a_table_and_runs_nothing(config, loaded, needs, tmp_path, m
     monkeypatch.setattr(memory, "free_bytes", lambda: 5000 * MIB)
     words = ["--plan", *flags_between(Config(), config).split()]  # no photos are needed
     assert command.main(words) == 0
-    rows = [line.rsplit(maxsplit=2) for line in capsys.readouterr().out.splitlines()[-4:]]
+    rows = [line.rsplit(maxsplit=2) for line in capsys.readouterr().out.splitlines()[-5:]]
     assert rows == [[n.stage, f"{n.bytes / MIB:.0f}", "5000"] for n in needs]
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(memory, "free_bytes", lambda: None)
@@ -334,7 +364,7 @@ def test_running_out_in_the_middle_says_what_would_fit(
     monkeypatch.setattr(pipeline.tuning, "tune", tune)
     assert command.main([*words, "--resume"]) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
-    assert manifest["memory_bytes"] == dict(needs[:2])
+    assert manifest["memory_bytes"] == dict(needs[:3])
 
 
 def test_running_out_elsewhere_is_one_line_too(words, monkeypatch, capsys):

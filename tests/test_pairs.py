@@ -21,7 +21,7 @@ from oeft_jax.weights import save_weights
 command = importlib.import_module("oeft_jax.translate")
 
 FILES = {"translation.png", "warped.png", "overview.png", "losses.csv", "losses.png"}
-FILES |= {"manifest.json"}
+FILES |= {"manifest.json", "confidence.png"}
 SMALL = """
   --image-size 32 --grid 8 --steps 3 --no-augment --num-queries 16 --refine never
   --taps relu1_1,relu2_1 --gram-taps relu1_1 --contextual-taps relu2_1

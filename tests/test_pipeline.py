@@ -12,6 +12,7 @@ from oeft_jax.config import (
     Config,
     CorrespondenceConfig,
     InversionConfig,
+    OutputConfig,
     RefineConfig,
     SelectionConfig,
     preset,
@@ -103,17 +104,20 @@ def same(a, b):
 
 def test_shapes_and_ranges(plain):
     result, _ = plain
-    pictures = [result.image, result.warped, result.soft_warped, result.source, result.target]
-    pictures += [image for _, image in result.history]
-    for picture in pictures:
+    shapes = [(result.soft_warped, (SIDE, SIDE, 3)), (result.target, (58, 33, 3))]
+    shapes += [(picture, (SIDE, SIDE, 3)) for _, picture in result.history]
+    shapes += [(picture, (40, 48, 3)) for picture in (result.image, result.warped, result.source)]
+    for picture, shape in shapes:
         assert isinstance(picture, np.ndarray)
-        assert picture.shape == (SIDE, SIDE, 3)
+        assert picture.shape == shape
         assert picture.dtype == np.float32
         assert picture.min() >= -1e-6
         assert picture.max() <= 1 + 1e-6
     assert result.confidence.shape == (GRID, GRID)
     assert np.all((result.confidence > 0) & (result.confidence <= 1 + 1e-6))
-    assert set(result.seconds) == {"correspondence", "inversion"}
+    assert set(result.seconds) == {"correspondence", "finish", "inversion"}
+    assert result.field.shape == (10, 12, 2)
+    assert np.all((result.field >= 0) & (result.field <= result.target.shape[:2]))
 
 
 def test_history_losses_and_progress(plain):
@@ -123,7 +127,7 @@ def test_history_losses_and_progress(plain):
     assert len(result.losses) == STEPS
     for row in result.losses:
         terms = [value for name, value in row.items() if name != "loss"]
-        assert len(terms) == 3
+        assert len(terms) == 4
         np.testing.assert_allclose(row["loss"], sum(terms), rtol=1e-5)
     steps = [(one.stage, one.step, one.total) for one in told]
     assert steps[:STEPS] == [("correspondence", n, STEPS) for n in (1, 2, 3)]
@@ -156,11 +160,68 @@ def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limi
     assert [mark for mark, _ in result.history] == [0]
 
 
-def test_finish_chooses_the_warp(make_config, pair, plain):
-    config = make_config(correspondence__finish="soft", refine=RefineConfig("never"))
+@pytest.fixture(scope="module")
+def untuned(make_config):
+    """A config without steps and without a generator."""
+    return make_config(correspondence__steps=0, refine=RefineConfig("never"))
+
+
+def with_output(config, **options):
+    return dataclasses.replace(config, output=OutputConfig(**options))
+
+
+def test_the_working_size_is_the_square_that_is_tuned_on(untuned, pair):
+    soft = dataclasses.replace(untuned.correspondence, finish="soft")
+    results = [
+        pipeline.translate(*pair, with_output(config, size="working"))
+        for config in (untuned, dataclasses.replace(untuned, correspondence=soft))
+    ]
+    for result in results:
+        assert result.image.shape == result.source.shape == result.target.shape == (SIDE, SIDE, 3)
+        assert result.field.shape == (SIDE // 4, SIDE // 4, 2)
+    np.testing.assert_array_equal(results[1].warped, results[1].soft_warped)
+    assert not np.array_equal(results[0].warped, results[1].warped)
+
+
+@pytest.mark.parametrize(
+    ("size", "fit", "shape"),
+    [
+        ("source", "squeeze", (40, 48, 3)),
+        ("96", "squeeze", (80, 96, 3)),
+        ("33", "squeeze", (28, 33, 3)),
+        ("source", "crop", (40, 40, 3)),
+        ("working", "crop", (SIDE, SIDE, 3)),
+    ],
+)
+def test_size_and_proportions_of_the_result(untuned, pair, size, fit, shape):
+    stage = dataclasses.replace(untuned.correspondence, fit=fit)
+    config = with_output(dataclasses.replace(untuned, correspondence=stage), size=size)
     result = pipeline.translate(*pair, config)
-    np.testing.assert_array_equal(result.warped, plain[0].soft_warped)
-    assert not np.array_equal(result.warped, plain[0].warped)
+    assert result.image.shape == result.warped.shape == result.source.shape == shape
+
+
+def test_the_sources_size_is_bounded_unless_a_number_is_given(untuned, pair, monkeypatch):
+    monkeypatch.setattr("oeft_jax.config.LONGEST", 36)
+    sizes = [
+        pipeline.translate(*pair, with_output(untuned, size=size)).image.shape[1]
+        for size in ("source", "48")
+    ]
+    assert sizes == [36, 48]
+
+
+def test_structure_of_a_result_is_changed_without_a_run(untuned, pair, make_config):
+    of_patches, half = (with_output(untuned, structure=number) for number in (0.0, 0.5))
+    results = [pipeline.translate(*pair, config) for config in (of_patches, half)]
+    same(pipeline.with_structure(results[0], half), results[1])
+    same(pipeline.with_structure(results[1], of_patches), results[0])
+    assert not np.array_equal(results[0].image, results[1].image)
+    config = make_config(correspondence__steps=0, refine=RefineConfig("always"))
+    with_bands = pipeline.translate(*pair, config)
+    same(pipeline.with_structure(with_bands, config), with_bands)
+    with pytest.raises(InputError, match="--structure=2 .*accepted"):
+        pipeline.with_structure(results[0], with_output(untuned, structure=2))
+    with pytest.raises(InputError, match="--structure: accepted: .*'working'"):
+        pipeline.with_structure(results[0], with_output(untuned, size="working"))
 
 
 # Repetition

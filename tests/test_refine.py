@@ -41,6 +41,19 @@ def test_generator_at_least_as_large_as_the_warp_is_returned_as_it_is(size):
     assert two_bands(image, smooth_picture(size)) is image
 
 
+@pytest.mark.parametrize("shape", [(24, 40), (33, 17)])
+def test_a_rectangle_takes_the_generators_square_in_its_proportions(shape):
+    warped = smooth_picture(48)[: shape[0], : shape[1]]
+    assert two_bands(smooth_picture(8, seed=1), warped).shape == warped.shape
+    again = two_bands(np.asarray(jax.image.resize(warped, (8, 8, 3), "cubic")), warped)
+    np.testing.assert_allclose(again, warped, rtol=0, atol=1e-5)
+    large = smooth_picture(80, seed=1)
+    longer, shorter = max(shape), min(shape)
+    found = two_bands(large, warped).shape[:2]
+    assert sorted(found) == [round(80 * shorter / longer), 80]
+    assert (found[0] > found[1]) == (shape[0] > shape[1])
+
+
 @pytest.mark.parametrize("factor", [2, 4])
 def test_generator_that_equals_the_shrunk_warp_gives_back_the_warp(factor):
     warped = smooth_picture(32)

@@ -20,11 +20,13 @@ import oeft_jax
 from oeft_jax import pipeline
 from oeft_jax.config import Config, flag_of, sections
 from oeft_jax.flags import parser
+from oeft_jax.image import read_image, to_uint8
+from oeft_jax.patches import vote
 
 command = importlib.import_module("oeft_jax.translate")
 
 FILES = {"translation.png", "warped.png", "overview.png", "losses.csv", "losses.png"}
-FILES |= {"manifest.json"}
+FILES |= {"manifest.json", "confidence.png"}
 ROOT = Path(oeft_jax.__file__).parents[1]
 SMALL = """
   --image-size 32 --grid 8 --steps 3 --no-augment --num-queries 16
@@ -120,11 +122,12 @@ def test_pictures_and_table(finished):
             image.load()
             assert image.format == "PNG"
             sizes[path.stem] = image.size
-    assert sizes["translation"] == sizes["warped"] == (32, 32)
+    assert sizes["translation"] == sizes["warped"] == sizes["confidence"] == (48, 40)
     assert min(sizes["overview"]) > 192
     with (finished / "losses.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "loss", "contextual", "contrastive", "perceptual"]
+    names = ["contextual", "contrastive", "perceptual", "structure"]
+    assert list(rows[0]) == ["step", "loss", *names]
     assert [row["step"] for row in rows] == ["1", "2", "3"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
 
@@ -156,8 +159,9 @@ def test_manifest_reproduces_the_run(finished, given, words_for):
 
 def test_raw_warp_no_steps_and_the_first_line(words_for, given, tmp_path, capsys):
     out = tmp_path / "deep" / "out"  # parents are made
-    assert command.main(words_for(out, "--raw-warp", "--steps", 0, "--refine", "never")) == 0
-    assert {path.name for path in out.iterdir()} == FILES | {"warped_raw.png"}
+    more = ["--raw-warp", "--save-field", "--steps", 0, "--refine", "never"]
+    assert command.main(words_for(out, *more)) == 0
+    assert {path.name for path in out.iterdir()} == FILES | {"warped_raw.png", "field.npz"}
     assert (out / "losses.csv").read_text() == "step,loss\n"
     with Image.open(out / "losses.png") as image:
         assert image.size[0] > 500
@@ -167,6 +171,24 @@ def test_raw_warp_no_steps_and_the_first_line(words_for, given, tmp_path, capsys
         assert part in lines[0]
     assert "generator.safetensors" not in lines[0]
     assert "translation.png" in lines[-1]
+
+
+def test_saved_field_makes_the_picture_again(words_for, given, tmp_path):
+    out = tmp_path / "out"
+    more = ["--save-field", "--steps", 0, "--refine", "never", "--structure", 0]
+    assert command.main(words_for(out, *more)) == 0
+    with np.load(out / "field.npz", allow_pickle=False) as saved:
+        arrays = dict(saved)
+    assert arrays["target"].dtype == arrays["confidence"].dtype == np.float32
+    assert arrays["target"].shape == (10, 12, 2)
+    assert arrays["confidence"].shape == (10, 12)
+    assert len(arrays["source_y"]) == 10
+    assert list(arrays["source_size"]) == [40, 48]
+    target = read_image(given / "b.png")
+    assert list(arrays["target_size"]) == list(target.shape[:2])
+    made = vote(target, arrays["target"].astype(np.int32), arrays["source_size"])
+    with Image.open(out / "translation.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), to_uint8(made))
 
 
 def test_overwrite_replaces_our_files_only(words_for, tmp_path):
@@ -179,7 +201,7 @@ def test_overwrite_replaces_our_files_only(words_for, tmp_path):
     assert {path.name for path in out.iterdir()} == FILES | {"notes.txt"}
     assert (out / "notes.txt").read_text() == "mine"
     with Image.open(out / "translation.png") as image:
-        assert image.size == (32, 32)
+        assert image.size == (48, 40)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -211,6 +233,9 @@ BAD = {
     "generator as features": ["--features", "{given}/generator.safetensors"],
     "features as generator": ["--inversion-generator", "{given}/features.safetensors"],
     "no statistics": ["--selection-scorer", "point"],
+    "size that is no number": ["--size", "large"],
+    "size too large": ["--size", "9000"],
+    "structure out of range": ["--structure", "1.5"],
     "both": ["--resume", "--overwrite"],
     "out below a file": ["--out", "{given}/a.png/out"],
     "out is a file": ["--out", "{given}/a.png"],

@@ -1,17 +1,40 @@
-"""How near a generator comes to faces it was not trained on: PSNR and SSIM of inversions."""
+"""How near a generator comes to pictures: inversions of the package's own kind, and PSNR and SSIM."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from oeft_jax import inversion
+from oeft_jax._types import Params
+from oeft_jax.composition import Latents, init_latents
 from oeft_jax.config import InversionConfig
+from oeft_jax.inversion import Hypothesis, Programs
 from oeft_jax.metrics import SSIM_WINDOW, psnr, ssim
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.weights import Weights
+
+
+class Setup(NamedTuple):
+    """What pictures are inverted with; one serves any number of them."""
+
+    generator: Generator
+    params: Params
+    phi: Params  # weights of the perceptual network
+    programs: Programs
+    optimizer: optax.GradientTransformation
+
+
+class Reached(NamedTuple):
+    """An inversion after so many steps."""
+
+    steps: int
+    hypotheses: list[Hypothesis]
+    latents: tuple[Latents, ...]  # the best of each hypothesis so far
 
 
 class Inverted(NamedTuple):
@@ -20,6 +43,53 @@ class Inverted(NamedTuple):
     images: np.ndarray  # [n, R, R, 3] in [0, 1]
     psnr: np.ndarray  # [n] dB
     ssim: np.ndarray  # [n]; 0 where the generator is too small for SSIM's window
+
+
+def make_setup(
+    generator: Generator,
+    params: Params,
+    backbone: Backbone,
+    phi: Params,
+    config: InversionConfig,
+    optimizer: optax.GradientTransformation,
+) -> Setup:
+    """The setup of these settings; equal ones share their compiled programs."""
+    programs = inversion.make_programs(generator, backbone, config, optimizer)
+    return Setup(generator, params, phi, programs, optimizer)
+
+
+def first_latents(key: jax.Array, setup: Setup) -> tuple[Latents, ...]:
+    """Where the hypotheses of a setup begin."""
+    plan = setup.programs.plan
+    return tuple(init_latents(key, setup.generator, setup.params, *one) for one in plan)
+
+
+def reach(
+    picture: np.ndarray, latents: tuple[Latents, ...], setup: Setup, at: Sequence[int]
+) -> Iterator[Reached]:
+    """Inverts a picture [s, s, 3] in [0, 1]; what is reached after each number of steps of `at`.
+
+    Args:
+      latents: of each hypothesis of the setup's plan.
+      at: rising.
+    """
+    programs = setup.programs
+    goal = programs.make_goal(picture, params=setup.params, phi=setup.phi)
+    state = inversion.init_from(latents, setup.optimizer)
+    for number in at:
+        state = inversion.run(state, goal, step=programs.step, num_steps=number)
+        best = jax.tree.map(jnp.copy, tuple(trial.best for trial in state.trials))  # donated later
+        yield Reached(number, inversion.hypotheses_of(state, goal, programs), best)
+
+
+def likeness(made: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(PSNR [n] in dB, SSIM [n]) of pictures [n, R, R, 3] in [0, 1].
+
+    SSIM is 0 where they are too small for its window.
+    """
+    ours, theirs = jnp.asarray(made, jnp.float32), jnp.asarray(pictures, jnp.float32)
+    alike = ssim(ours, theirs) if ours.shape[1] >= SSIM_WINDOW else jnp.zeros(len(ours))
+    return np.asarray(psnr(ours, theirs)), np.asarray(alike)
 
 
 def invert(
@@ -44,17 +114,11 @@ def invert(
     """
     config = InversionConfig(num_codes=(num_codes,), composing_layers=(layer,), steps=steps)
     optimizer = inversion.default_optimizer(config)
-    programs = inversion.make_programs(generator, network, config, optimizer)  # compiled once
-    key = jax.random.key(seed)
+    setup = make_setup(generator, weights.params, network, phi.params, config, optimizer)
+    key, theirs = jax.random.key(seed), faces.astype(np.float32) / 255
     images = []
-    for number, face in enumerate(faces):
-        warped = face.astype(np.float32) / 255
-        goal = programs.make_goal(warped, params=weights.params, phi=phi.params)
-        state = inversion.init(
-            jax.random.fold_in(key, number), generator, weights.params, programs.plan, optimizer
-        )
-        state = inversion.run(state, goal, step=programs.step, num_steps=steps)
-        images.append(np.asarray(programs.finish(state, goal, (0,))[0][0]))
-    made, theirs = jnp.asarray(np.stack(images)), jnp.asarray(faces, jnp.float32) / 255
-    likeness = ssim(made, theirs) if faces.shape[1] >= SSIM_WINDOW else jnp.zeros(len(faces))
-    return Inverted(np.stack(images), np.asarray(psnr(made, theirs)), np.asarray(likeness))
+    for number, face in enumerate(theirs):
+        latents = first_latents(jax.random.fold_in(key, number), setup)
+        (reached,) = reach(face, latents, setup, (steps,))
+        images.append(reached.hypotheses[0].image)
+    return Inverted(np.stack(images), *likeness(np.stack(images), theirs))

@@ -242,3 +242,15 @@ def contextual_loss(target, warped, bandwidth, eps=1e-5):
         best = [max(row[j] for row in affinity) for j in range(q)]
         total -= math.log(sum(best) / q)
     return total / n
+
+
+def structure_loss(warped, source):
+    """Mean squared difference of centred cosine self-similarities. [n, p, c] each."""
+    total = count = 0
+    for ours, theirs in zip(_double(warped), _double(source), strict=True):
+        ours, theirs = ours - ours.mean(axis=0), theirs - theirs.mean(axis=0)
+        for p in range(len(ours)):
+            for q in range(len(ours)):
+                difference = _cosine(ours[p], ours[q]) - _cosine(theirs[p], theirs[q])
+                total, count = total + difference**2, count + 1
+    return total / count

@@ -1,0 +1,1 @@
+"""How good the results are: correspondence, pictures, inversion and selection, with intervals."""

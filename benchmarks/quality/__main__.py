@@ -1,0 +1,128 @@
+"""How good the results are: `python -m benchmarks.quality --data DATA --out OUT`.
+
+Tunes, warps and inverts the pairs of a data folder and measures matching against ground truth,
+pictures against source and target, inversion and selection. Writes OUT/quality.md (tables),
+OUT/quality.json (the same numbers with their circumstances), OUT/sheet-*.png and OUT/rows.jsonl,
+which holds every single number; a run that is started again does only what is missing there.
+
+Numbers in brackets are 95 % bootstrap intervals over pairs; those behind a column's name count the
+pairs. The whole takes about three hours on two CPU cores; `--sections`, `--pairs` and the other
+amounts choose less.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.quality import judge, pairs, sections, summary, variants
+from benchmarks.quality.comparators import COMPARATORS
+from benchmarks.quality.runs import Kept
+from benchmarks.quality.sections import Amount, Bench
+from oeft_jax import compile_cache, huge_pages, pipeline, report
+from oeft_jax._checks import InputError
+
+SECTIONS = ("tuning", "ablation", "comparators", "inversion", "selection")
+TRUTHS = ("labels", "landmarks", "known warps", "bent and restyled", "SPair", "WILLOW")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    amount = Amount()
+    made.add_argument("--data", type=Path, required=True, help="folder with pairs.json")
+    made.add_argument("--out", type=Path, required=True, help="folder to write, or to continue")
+    made.add_argument("--sections", type=_words, default=SECTIONS, metavar="A,B,...")
+    made.add_argument("--size", type=int, default=amount.size, help="working size in pixels")
+    made.add_argument("--steps", type=_numbers, default=(0, 10, 20, 40, 80), metavar="A,B,...")
+    made.add_argument("--pairs", type=int, default=amount.pairs)
+    made.add_argument(
+        "--labelled", type=int, default=amount.labelled, help="pairs of labelled faces"
+    )
+    made.add_argument("--points", type=int, default=amount.points, help="pairs of each family")
+    made.add_argument("--truths", type=_words, default=TRUTHS, metavar="A,B,...")
+    made.add_argument("--half", choices=pairs.HALVES, default="report", help="of tuning")
+    made.add_argument(
+        "--variants",
+        type=_words,
+        default=tuple(variants.VARIANTS),
+        metavar="A,B,...",
+        help=f"of the ablation: {', '.join(variants.VARIANTS)}",
+    )
+    made.add_argument("--ablation-steps", type=_numbers, default=(0, 20), metavar="A,B,...")
+    made.add_argument("--ablation-pairs", type=int, default=6)
+    made.add_argument("--compared-pairs", type=int, default=8)
+    made.add_argument("--inverted", type=int, default=amount.inverted, help="of each origin")
+    made.add_argument("--selected-pairs", type=int, default=8)
+    made.add_argument("--seeds", type=int, default=amount.seeds, help="of inversions")
+    made.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="pictures ID.png that another program made of the same pairs",
+    )
+    return made.parse_args(arguments)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(sorted({0, *(int(word) for word in text.split(","))}))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, writes; returns the exit code."""
+    args = parse(arguments)
+    try:
+        bench = prepare(args)
+        measure(bench, args)
+    except InputError as error:
+        print(f"quality: {error}", file=sys.stderr)
+        return 2
+    print(summary.write(args.out, bench.kept.rows, device=report.device_name()))
+    names = (f"default-voted-{step}" for step in args.steps)
+    summary.picture_sheets(args.out, args.data, half=args.half, size=args.size, names=[*names])
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> Bench:
+    """Networks and what is already there. Raises InputError for a folder that will not do."""
+    compile_cache.use()
+    huge_pages.use()
+    pairs.listed(args.data)
+    parts = pipeline.load_parts(variants.settings(variants.DEFAULT, size=args.size, steps=1))
+    args.out.mkdir(parents=True, exist_ok=True)
+    amount = Amount(args.size, args.pairs, args.labelled, args.points, args.inverted, args.seeds)
+    judges = [judge.squeezenet(args.data), judge.real_vgg(args.data)]
+    return Bench(args.data, args.out, Kept(args.out / "rows.jsonl"), parts, judges, amount)
+
+
+def measure(bench: Bench, args: argparse.Namespace) -> None:
+    """Every section that was asked for."""
+    if "tuning" in args.sections:
+        sections.tuning(bench, variants.DEFAULT, half=args.half, at=args.steps, truths=args.truths)
+    if "ablation" in args.sections:
+        less = bench._replace(amount=bench.amount._replace(pairs=args.ablation_pairs))
+        for variant in args.variants:
+            sections.tuning(
+                less, variant, half="choose", at=args.ablation_steps, truths=args.truths
+            )
+    if "comparators" in args.sections:
+        sections.comparators(bench, tuple(COMPARATORS), args.compared_pairs)
+    for word in args.external:
+        name, _, folder = word.partition("=")
+        sections.external(bench, name, Path(folder))
+    if "inversion" in args.sections:
+        sections.inversion(bench)
+    if "selection" in args.sections:
+        sections.selection(bench, 20, args.selected_pairs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

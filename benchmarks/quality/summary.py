@@ -1,0 +1,121 @@
+"""Rows to what is read: tables in Markdown, numbers in JSON, sheets of pictures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import circumstances
+from benchmarks.quality import pairs, selections, sheets, tables, variants
+from benchmarks.quality.intervals import Estimate, mean
+from benchmarks.quality.runs import PICTURES, Row
+from benchmarks.quality.tables import Table
+from oeft_jax.image import read_image
+from oeft_jax.report import config_dict
+
+PRIMARY = "SqueezeNet"  # nothing was tuned on it or taught by it
+
+
+def write(out: Path, rows: Sequence[Row], *, device: str) -> str:
+    """OUT/quality.json and OUT/quality.md; returns the latter's text."""
+    made = all_tables(rows)
+    entries = {
+        **circumstances(device),
+        "settings": config_dict(variants.settings(variants.DEFAULT, size=256, steps=40)),
+        "tables": {title: _plain(table) for title, table in made.items()},
+    }
+    (out / "quality.json").write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
+    text = "\n".join(tables.markdown(title, table) for title, table in made.items() if table)
+    (out / "quality.md").write_text(text, "utf-8")
+    return text
+
+
+def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
+    """Every table by its title."""
+    tuned = [row for row in rows if row["job"]["section"] == "tuning"]
+    made: dict[str, Table] = {}
+    judges = list(dict.fromkeys(row["judge"] for row in tuned if "judge" in row))
+    for half in pairs.HALVES:
+        ours = [row for row in tuned if row["job"]["half"] == half]
+        where = f"the half to {half}"
+        for picture in PICTURES:
+            for one in judges:
+                found = tables.cells(ours, one, picture)
+                title = f"{picture} warp over the same without tuning, judged in {one}, {where}"
+                made[title] = tables.ratios(found)
+        found = tables.cells(ours, PRIMARY, PICTURES[-1])
+        made[f"Matching, gain over no tuning, {where}"] = tables.gains(found)
+        made[f"All as measured, {where}"] = tables.means(found)
+        last = max((step for name, step in found if name == variants.DEFAULT), default=None)
+        if last and len({name for name, _ in found}) > 1:
+            base = (variants.DEFAULT, last)
+            same = {key: value for key, value in found.items() if key[1] == last}
+            made[f"Finished warp over the default's, {last} steps, {where}"] = tables.ratios(
+                same, base
+            )
+            made[f"Matching, gain over the default, {last} steps, {where}"] = tables.gains(
+                same, base
+            )
+    for one in judges:
+        title = f"Methods, judged in {one}"
+        made[title] = tables.methods(_beside(rows, tuned), one)
+    made["Inversion"] = inversions_table([r for r in rows if r["job"]["section"] == "inversion"])
+    chosen = [row for row in rows if row["job"]["section"] == "selection"]
+    for measure in dict.fromkeys(row["measure"] for row in chosen):
+        standings = selections.standings(chosen, measure)
+        made[f"Choice among hypotheses, judged by {measure}"] = {
+            rule: standing._asdict() for rule, standing in standings.items()
+        }
+    return made
+
+
+def _beside(rows: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
+    """The comparators' rows, and ours as methods beside them."""
+    found = [row for row in rows if row["job"]["section"] == "comparators"]
+    known = {row["job"]["id"] for row in found}
+    for row in tuned:
+        job = row["job"]
+        ours = job["half"] == "report" and job["variant"] == variants.DEFAULT
+        if ours and job["id"] in known and row.get("picture") == PICTURES[-1]:
+            method = f"ours, {row['step']} steps" if row["step"] else "ours, no tuning"
+            found.append({**row, "job": {**job, "method": method}})
+    return found
+
+
+def inversions_table(rows: Sequence[Row]) -> Table:
+    """Method and budget -> PSNR, SSIM, seconds and Frechet distance, by origin."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        line = values.setdefault(f"{row['method']}, {row['budget']}", {})
+        if "frechet" in row:
+            line.setdefault("Frechet distance to held-out faces", []).append(row["frechet"])
+        else:
+            for name in ("psnr", "ssim", "seconds"):
+                line.setdefault(f"{name}, {row['origin']}", []).append(row[name])
+    return {
+        line: {name: mean(np.array(x)) for name, x in columns.items()}
+        for line, columns in values.items()
+    }
+
+
+def picture_sheets(out: Path, data: Path, *, half: str, size: int, names: Sequence[str]) -> None:
+    """OUT/sheet-K.png: every pair of a half with the named pictures that were kept of it."""
+    rows = []
+    fit = variants.settings(variants.DEFAULT, size=size, steps=0).correspondence.fit
+    for entry in pairs.half(pairs.listed(data), half):
+        files = [(name, out / "pictures" / entry["id"] / f"{name}.png") for name in names]
+        if all(path.is_file() for _, path in files):
+            pair = pairs.read_pair(data, entry, size=size, fit=fit)
+            rows.append((pair, [(name, read_image(path)) for name, path in files]))
+    sheets.sheets(rows, out, "sheet")
+
+
+def _plain(table: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Any]:
+    return {
+        line: {
+            name: [round(x, 5) for x in number[:3]] + [number.pairs] for name, number in row.items()
+        }
+        for line, row in table.items()
+    }

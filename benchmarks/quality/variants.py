@@ -1,0 +1,37 @@
+"""Settings of stage 1 that are compared: each is the default with a few values changed."""
+
+import dataclasses
+from typing import Any
+
+from oeft_jax._checks import check_choice
+from oeft_jax.config import Config, CorrespondenceConfig, preset
+
+DEFAULT = "default"
+VARIANTS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "paper's losses and rate": {"lambda_structure": 0.0, "learning_rate": 1e-4},
+    "no structure loss": {"lambda_structure": 0.0},
+    "structure loss x 3": {"lambda_structure": 30.0},
+    "no contrastive loss": {"lambda_contrastive": 0.0},
+    "Gram loss x 5": {"lambda_perceptual": 5.0},
+    "no Gram loss": {"lambda_perceptual": 0.0},
+    "contextual loss x 3": {"lambda_contextual": 3.0},
+    "no contextual loss": {"lambda_contextual": 0.0},
+    "no augmentation": {"augment": False},  # the paper's Figure 8
+    "shared weights": {"shared_weights": True},
+    "temperature 0.5": {"temperature": 0.5},
+    "cycle loss": {"lambda_cycle": 1.0},
+    "anchor loss": {"lambda_anchor": 10.0},
+    "rate 1e-4": {"learning_rate": 1e-4},
+    "rate 1e-3": {"learning_rate": 1e-3},
+}
+
+
+def settings(variant: str, *, size: int, steps: int) -> Config:
+    """The default preset with a variant's values, at a working size of 4 pixels a cell."""
+    check_choice("--variants", variant, VARIANTS)
+    config = preset("bundled")
+    stage: CorrespondenceConfig = dataclasses.replace(
+        config.correspondence, image_size=size, grid=size // 4, steps=steps, **VARIANTS[variant]
+    )
+    return dataclasses.replace(config, correspondence=stage)
