@@ -82,8 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows, entries = [], []
     for name in args.pairs.split(","):
         pair = known[name]
-        paths = (args.data / pair[role] for role in ("content", "exemplar"))
-        photos = out_folder.read_photos(*paths, config)
+        source, target = (args.data / pair[role] for role in ("content", "exemplar"))
+        photos = out_folder.read_photos(source, target, config)
         result = oeft_jax.translate(*photos.images, config, parts=parts)
         rows.append((name, result))
         entries.append(entry(pair, result))

@@ -23,7 +23,7 @@ import numpy as np
 import oeft_jax
 from benchmarks.harness import circumstances
 from oeft_jax import inversion, pipeline, selection
-from oeft_jax.config import RefineConfig
+from oeft_jax.config import WORKING, OutputConfig, RefineConfig
 from oeft_jax.image import read_image
 
 
@@ -127,6 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
         config,
         correspondence=dataclasses.replace(config.correspondence, steps=0),
         inversion=stage,
+        output=OutputConfig(size=WORKING),  # the square that a run inverts
     )
     parts = oeft_jax.load_parts(config)
     only_warp = dataclasses.replace(config, refine=RefineConfig("never"))

@@ -17,6 +17,7 @@ from benchmarks.torch_augment import geometric, photometric
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 
+STEPS = (1, 3)  # places apart that the local structure loss compares
 LARGEST = 32  # cells on a side that the contextual loss sees
 
 Weights = dict[str, tuple[Tensor, Tensor]]  # "conv3_2" -> (kernel, bias), shallow to deep
@@ -38,6 +39,8 @@ class Pair(NamedTuple):
     scales: dict[str, Tensor]  # of the taps
     phi: Weights  # of the frozen loss network
     style: Style  # of the target
+    structure: dict[str, Tensor]  # tap -> [1, p, p], self-similarity of the source
+    local: dict[str, list[Tensor]]  # tap -> of the source, cosines of places a step apart
 
 
 class Tuned(NamedTuple):
@@ -156,6 +159,40 @@ def contextual_loss(target: Tensor, warped: Tensor, *, bandwidth: float) -> Tens
     return -similarity.amax(1).mean(1).log().mean()
 
 
+def self_similarity(cells: Tensor) -> Tensor:
+    """Centred cosine of every two cells. [n, p, c] -> [n, p, p]."""
+    cells = unit(cells - cells.mean(1, keepdim=True))
+    return torch.bmm(cells, cells.transpose(1, 2))
+
+
+def local_similarities(maps: Tensor) -> list[Tensor]:
+    """Centred cosine of every place and those a step away. [n, c, h, w] -> [n, h', w'] each."""
+    maps = maps - maps.mean((2, 3), keepdim=True)
+    maps = maps * torch.rsqrt(maps.square().sum(1, keepdim=True) + 1e-6)
+    height, width = maps.shape[2:]
+    found = []
+    for d in STEPS:
+        upper, lower = maps[:, :, : height - d], maps[:, :, d:]
+        left, right = slice(0, width - d), slice(d, width)
+        found += [
+            (maps[..., left] * maps[..., right]).sum(1),
+            (upper * lower).sum(1),
+            (upper[..., left] * lower[..., right]).sum(1),
+            (upper[..., right] * lower[..., left]).sum(1),
+        ]
+    return found
+
+
+def local_taps(config: CorrespondenceConfig) -> tuple[str, ...]:
+    """Layers of the local structure loss; none where it is off."""
+    return config.gram_taps[:2] if config.lambda_local_structure else ()
+
+
+def structure_taps(config: CorrespondenceConfig) -> tuple[str, ...]:
+    """Layers of the structure loss; none where it is off."""
+    return config.contextual_taps[-2:] if config.lambda_structure else ()
+
+
 def style(maps: Maps, config: CorrespondenceConfig) -> Style:
     """What the style losses compare, of a frozen network's maps."""
     return Style(
@@ -217,13 +254,28 @@ def make_loss(
         contrastive = info_nce(
             source_cells[:, positives], warped_cells, positives, temperature=config.temperature
         )
-        warped_style = style(vgg(pair.phi, warped, deep), config)
+        warped_maps = vgg(pair.phi, warped, deep)
+        warped_style = style(warped_maps, config)
         perceptual, contextual = style_losses(warped_style, Style(*joined), config)
-        return {
+        terms = {
             "contrastive": config.lambda_contrastive * contrastive,
             "perceptual": config.lambda_perceptual * perceptual,
             "contextual": config.lambda_contextual * contextual,
         }
+        if pair.structure:
+            apart = [
+                (self_similarity(warped_style.cells[tap]) - wanted).square().mean()
+                for tap, wanted in pair.structure.items()
+            ]
+            terms["structure"] = config.lambda_structure * torch.stack(apart).mean()
+        if pair.local:
+            apart = [
+                (ours - theirs).square().mean()
+                for tap, wanted in pair.local.items()
+                for ours, theirs in zip(local_similarities(warped_maps[tap]), wanted, strict=True)
+            ]
+            terms["local_structure"] = config.lambda_local_structure * torch.stack(apart).mean()
+        return terms
 
     return loss
 
@@ -247,7 +299,11 @@ def init(
         found = vgg(phi, images[0], tuple(config.taps))
         scales = {tap: (value.square().mean() + 1e-12).sqrt() for tap, value in found.items()}
         target_style = style(vgg(phi, images[1], phi_taps(config)), config)
-    return tuned, Pair(images[0], images[1], scales, phi, target_style)
+        deep, shallow = structure_taps(config), local_taps(config)
+        maps = vgg(phi, images[0], tuple({*deep, *shallow}))
+        structure = {tap: self_similarity(pooled_cells(maps[tap])) for tap in deep}
+        local = {tap: local_similarities(maps[tap]) for tap in shallow}
+    return tuned, Pair(images[0], images[1], scales, phi, target_style, structure, local)
 
 
 def leaves(tuned: Tuned) -> list[Tensor]:

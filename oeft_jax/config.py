@@ -64,6 +64,9 @@ class CorrespondenceConfig:
     lambda_structure: float = option(
         10.0, "weight of the distance of the warp's self-similarity to the source's", low=0
     )
+    lambda_local_structure: float = option(
+        0.0, "weight of the same between neighbouring places of shallow layers", low=0
+    )
     lambda_cycle: float = option(0.0, "weight of the cycle warp regulariser", low=0)
     lambda_anchor: float = option(0.0, "weight of |W - W_0|^2", low=0)
     gram_taps: tuple[str, ...] = option(
@@ -124,6 +127,14 @@ class RefineConfig:
     mode: str = option("auto", "use the generator's picture", choices=REFINES, flag="refine")
     limit: float = option(
         0.8, "auto: least SSIM of down(y) with the warp", flag="refine-limit", low=-1, high=1
+    )
+    give_up: float = option(
+        0.2,
+        "auto: how far below that limit every hypothesis must be after a third of the inversion "
+        "steps for the rest to be left out; 1 always takes all steps",
+        flag="refine-give-up",
+        low=0,
+        high=1,
     )
 
 

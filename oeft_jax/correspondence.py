@@ -89,7 +89,8 @@ def phi_taps(config: CorrespondenceConfig) -> Taps:
 
 def structure_taps(config: CorrespondenceConfig) -> Taps:
     """Taps of the frozen network on the source, none where the structure loss is off."""
-    return config.contextual_taps[-2:] if config.lambda_structure else ()
+    deep = config.contextual_taps[-2:] if config.lambda_structure else ()
+    return (*(config.gram_taps[:2] if config.lambda_local_structure else ()), *deep)
 
 
 def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.LossFn]]:
@@ -130,7 +131,14 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
     def structure(x: L.LossInputs) -> jax.Array:
         each = [
             L.structure_loss(*(L.pooled_cells(y[tap], 32) for y in (x.warped_phi, x.source_phi)))
-            for tap in structure_taps(config)
+            for tap in config.contextual_taps[-2:]
+        ]
+        return jnp.mean(jnp.stack(each))
+
+    def local_structure(x: L.LossInputs) -> jax.Array:
+        each = [
+            L.local_structure_loss(x.warped_phi[tap], x.source_phi[tap])
+            for tap in config.gram_taps[:2]
         ]
         return jnp.mean(jnp.stack(each))
 
@@ -149,6 +157,7 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
         "perceptual": (config.lambda_perceptual, perceptual),
         "contextual": (config.lambda_contextual, contextual),
         "structure": (config.lambda_structure, structure),
+        "local_structure": (config.lambda_local_structure, local_structure),
         "cycle": (config.lambda_cycle, cycle),
         "anchor": (config.lambda_anchor, anchor),
     }
@@ -184,7 +193,8 @@ def init(
     features = jax.jit(backbone.apply, static_argnums=2)
     scales = layer_scales(features(params, source, tuple(config.taps)), config.layer_scale)
     target_phi = features(phi, target, phi_taps(config))
-    source_phi = features(phi, source, structure_taps(config)) if config.lambda_structure else {}
+    taps = structure_taps(config)
+    source_phi = features(phi, source, taps) if taps else {}
     pair = Pair(source, target, scales, phi, target_phi, source_phi, start)
     tuned = jax.tree.map(jnp.copy, start)  # the state is donated, the anchor must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair

@@ -15,6 +15,8 @@ from oeft_jax.dense import Columns, joined, products
 from oeft_jax.models.layers import average_pool
 from oeft_jax.tiled import TILE, attend
 
+STEPS = (1, 3)  # places apart that the local structure loss compares
+
 
 def info_nce(
     query: jax.Array,
@@ -130,6 +132,34 @@ def _self_similarity(cells: jax.Array) -> jax.Array:
     """Cosine of every two cells, minus the mean over cells (as Eq. 4-5). -> [n, p, p]."""
     cells = unit(centred(cells))
     return jnp.einsum("npc,nqc->npq", cells, cells, precision="highest")
+
+
+def local_structure_loss(warped: jax.Array, source: jax.Array) -> jax.Array:
+    """As `structure_loss`, but each place is compared with those around it alone, in whole maps.
+
+    Self-similarity around a place (Shechtman and Irani 2007) is where outlines are, which a few
+    cells on a side do not hold.
+
+    Args:
+      warped: [n, h, w, c].
+      source: [1 or n, h, w, c].
+    """
+    each = []
+    for step in STEPS:
+        for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
+            ours, theirs = (_beside(x, dy, dx) for x in (warped, source))
+            each.append(jnp.mean((ours - theirs) ** 2))
+    return jnp.mean(jnp.stack(each))
+
+
+def _beside(features: jax.Array, dy: int, dx: int) -> jax.Array:
+    """Cosine of every place and the one at (dy, dx) from it, dy >= 0. -> [n, h - dy, w - |dx|]."""
+    n, h, w, c = features.shape
+    cells = unit(centred(features.reshape(n, h * w, c))).reshape(n, h, w, c)
+    here, there = (cells[:, : h - dy], cells[:, dy:])
+    if dx < 0:
+        return jnp.sum(here[:, :, -dx:] * there[:, :, :dx], axis=-1)
+    return jnp.sum(here[:, :, : w - dx] * there[:, :, dx:], axis=-1)
 
 
 def cycle_loss(back: jax.Array, target: jax.Array) -> jax.Array:

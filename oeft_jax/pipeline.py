@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.patches import vote
 from oeft_jax.picture import make_picture, square_of
-from oeft_jax.refine import two_bands, use_generator
+from oeft_jax.refine import give_up_step, hopeless, two_bands, use_generator
 from oeft_jax.remember import remember
 from oeft_jax.selection import Choice, Scorer
 from oeft_jax.tuning import Tuned, Tuning
@@ -249,7 +250,7 @@ def finish(
     took = {"correspondence": seconds, "finish": time.monotonic() - began}
     began = time.monotonic()
     with guard(STAGES[2]):
-        hypotheses = _invert(square, config, parts, tell, store, mesh)
+        hypotheses, steps = _invert(square, config, parts, tell, store, mesh)
     choice, uses, verdict, image = None, False, "", made.warped
     if hypotheses:
         scores = parts.scorer([h.image for h in hypotheses], np.asarray(one.pair.target)[0])
@@ -257,6 +258,8 @@ def finish(
         choice = selection.choose(scores, losses, tolerance=config.selection.tolerance)
         chosen = hypotheses[choice.chosen]
         uses, verdict = use_generator(chosen, config.refine)
+        if steps < config.inversion.steps:
+            verdict += f" It was given up after {steps} of {config.inversion.steps} steps."
         image = two_bands(chosen.image, made.warped) if uses else made.warped
     return Translation(
         **made._asdict(),
@@ -309,10 +312,11 @@ def _invert(
     tell: Callable[[Progress], None],
     store: Store,
     mesh: Mesh | None,
-) -> list[Hypothesis]:
+) -> tuple[list[Hypothesis], int]:
+    """The hypotheses and the steps that were taken."""
     generator, stage = parts.generator, config.inversion
     if generator is None or config.refine.mode == "never":
-        return []
+        return [], 0
     programs = inversion_programs(config, parts, mesh)
     goal = programs.make_goal(warped, params=parts.generator_params, phi=parts.params)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
@@ -331,12 +335,18 @@ def _invert(
         best = {name: float(np.min(value)) for name, value in values.items()}
         tell(Progress("inversion", number, stage.steps, best))
 
-    state = inversion.run(
-        state,
-        goal,
+    run = partial(
+        inversion.run,
+        goal=goal,
         step=programs.step,
-        num_steps=stage.steps,
         drops=inversion.rungs(len(programs.plan), stage),
         on_step=on_step,
     )
-    return inversion.require(inversion.hypotheses_of(state, goal, programs))
+    early = give_up_step(config.refine, stage.steps)
+    if early is not None and int(state.step) <= early:
+        state = run(state, num_steps=early)
+        found = inversion.require(inversion.hypotheses_of(state, goal, programs))
+        if hopeless(found, config.refine):
+            return found, early
+    state = run(state, num_steps=stage.steps)
+    return inversion.require(inversion.hypotheses_of(state, goal, programs)), stage.steps

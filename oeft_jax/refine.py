@@ -1,11 +1,24 @@
 """From the chosen hypothesis and the warp to the final picture."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from oeft_jax.config import RefineConfig
 from oeft_jax.inversion import Hypothesis
+
+
+def give_up_step(config: RefineConfig, steps: int) -> int | None:
+    """The inversion step after which `hopeless` is asked; None where it never is."""
+    asks = config.mode == "auto" and config.give_up < 1
+    return steps // 3 if asks and steps >= 3 else None
+
+
+def hopeless(hypotheses: Sequence[Hypothesis], config: RefineConfig) -> bool:
+    """Whether a third of the steps left all of them too far from the warp to be used in the end."""
+    return all(not one.ssim >= config.limit - config.give_up for one in hypotheses)
 
 
 def use_generator(best: Hypothesis, config: RefineConfig) -> tuple[bool, str]:

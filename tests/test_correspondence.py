@@ -160,6 +160,7 @@ def test_terms_sum_to_the_loss(key, augment):
     settings = config(
         augment=augment,
         lambda_structure=3.0,
+        lambda_local_structure=2.0,
         lambda_cycle=0.5,
         lambda_anchor=2.0,
     )
@@ -169,7 +170,7 @@ def test_terms_sum_to_the_loss(key, augment):
     loss, terms = jax.jit(ours.make_loss(VGG, settings, losses))(moved, pair, key)
     assert set(terms) == {
         *("contrastive", "perceptual", "contextual"),
-        *("structure", "cycle", "anchor"),
+        *("structure", "local_structure", "cycle", "anchor"),
     }
     assert all(float(value) > 0 for value in terms.values())
     np.testing.assert_allclose(float(loss), sum(map(float, terms.values())), rtol=1e-5)
@@ -300,6 +301,7 @@ def test_default_optimizer_is_the_one_named(name):
 def test_gradient_is_that_of_finite_differences(x64, key):
     settings = config(
         lambda_structure=3.0,
+        lambda_local_structure=2.0,
         lambda_cycle=0.5,
         lambda_anchor=2.0,
         alpha=10.0,

@@ -185,6 +185,17 @@ def test_structure_loss_of_one_source_for_several_warps():
     assert float(ours.structure_loss(warped, source)) == pytest.approx(np.mean(each), rel=1e-5)
 
 
+def test_local_structure_loss_sees_an_outline_that_moved_and_no_change_of_colour():
+    source = np.zeros((1, 12, 12, 3), np.float32)
+    source[:, :, 6:] = 1
+    source += 0.1 * draw(2, 1, 12, 12, 3)
+    turned = np.linalg.qr(draw(1, 3, 3))[0].astype(np.float32)
+    same = float(ours.local_structure_loss(3 * source @ turned + 7, source))
+    moved = float(ours.local_structure_loss(np.roll(source, 2, axis=2), source))
+    assert same < 1e-6
+    assert moved > 0.02
+
+
 def test_cycle_loss_is_the_mean_absolute_difference():
     a, b = draw(0, 2, 3, 3, 3), draw(1, 2, 3, 3, 3)
     total = sum(abs(float(x) - float(y)) for x, y in zip(a.ravel(), b.ravel(), strict=True))
@@ -235,6 +246,7 @@ LOSSES = {
     "gram_loss": (lambda a, b: ours.gram_loss(a, ours.gram(b)), (2, 2, 3, 3)),
     "contextual_loss": (lambda a, b: ours.contextual_loss(a, b, bandwidth=0.5), (2, 4, 3)),
     "structure_loss": (ours.structure_loss, (2, 6, 4)),
+    "local_structure_loss": (ours.local_structure_loss, (2, 5, 4, 3)),
     "cycle_loss": (ours.cycle_loss, (1, 2, 2, 3)),
     "anchor_loss": (lambda a, b: ours.anchor_loss({"w": a}, {"w": b}), (2, 3)),
 }
@@ -262,7 +274,9 @@ def test_loss_and_gradient_are_finite_on_constant_and_zero_features(name):
     assert all(np.all(np.isfinite(g)) for g in grads)
 
 
-@pytest.mark.parametrize("name", ["info_nce", "gram_loss", "contextual_loss", "structure_loss"])
+@pytest.mark.parametrize(
+    "name", ["info_nce", "gram_loss", "contextual_loss", "structure_loss", "local_structure_loss"]
+)
 def test_loss_in_double_precision_is_the_oracle(name, x64):
     function, shape = LOSSES[name]
     a, b = two_cells(shape)
@@ -271,6 +285,7 @@ def test_loss_in_double_precision_is_the_oracle(name, x64):
         "gram_loss": lambda: oracle.gram_loss(a, b),
         "contextual_loss": lambda: oracle.contextual_loss(a, b, 0.5),
         "structure_loss": lambda: oracle.structure_loss(a, b),
+        "local_structure_loss": lambda: oracle.local_structure_loss(a, b),
     }[name]()
     found = function(a, b)
     assert found.dtype == jnp.float64

@@ -50,6 +50,7 @@ def config(tmp_path_factory):
         gram_taps=("relu1_1",),
         contextual_taps=("relu2_1",),
         lambda_contextual=0.0,
+        lambda_structure=0.0,
         num_queries=16,
     )
     inversion = InversionConfig(

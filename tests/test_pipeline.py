@@ -64,6 +64,7 @@ def make_config(weights):
                 num_codes=(2, 3),
                 steps=4,
             ),
+            refine=RefineConfig(give_up=1.0),
         )
         for name, value in changes.items():
             section, _, option = name.partition("__")
@@ -158,6 +159,19 @@ def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limi
     assert result.verdict.endswith(".")
     assert result.losses == ()
     assert [mark for mark, _ in result.history] == [0]
+
+
+@pytest.mark.parametrize(("limit", "taken"), [(1.0, 1), (-1.0, 4)])
+def test_a_hopeless_inversion_is_given_up(make_config, pair, tmp_path, limit, taken):
+    config = make_config(refine=RefineConfig(limit=limit), correspondence__steps=0)
+    told, again = [], []
+    result = pipeline.translate(*pair, config, on_progress=told.append, state_folder=tmp_path)
+    assert [(one.step, one.total) for one in told] == [(n + 1, 4) for n in range(taken)]
+    assert result.uses_generator is (limit < 0)
+    assert ("given up after 1 of 4 steps." in result.verdict) is (limit > 0)
+    assert len(result.hypotheses) == 2
+    resumed = pipeline.translate(*pair, config, on_progress=again.append, state_folder=tmp_path)
+    same(resumed, result)
 
 
 @pytest.fixture(scope="module")

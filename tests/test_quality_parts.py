@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tiny_networks import NETWORKS
 
-from benchmarks.quality import contest, inversions, judge, rules, selections
+from benchmarks.quality import contest, inversions, judge, rules, selections, summary
 from benchmarks.quality.comparators import (
     COMPARATORS,
     colour,
@@ -28,6 +28,7 @@ from benchmarks.quality.comparators import (
 )
 from benchmarks.quality.judge import Judge
 from benchmarks.quality.pairs import PhotoPair
+from benchmarks.quality.runs import Kept
 from oeft_jax import correspondence, golden, inversion, metrics, selection
 from oeft_jax._checks import InputError
 from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig
@@ -332,31 +333,36 @@ def test_equal_compute_is_what_the_whole_plan_costs(parts, ready):
 
 
 def test_inversion_rows_judge_every_method_at_both_budgets(
-    parts, config, ready, data, few_faces, monkeypatch
+    parts, config, ready, data, few_faces, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(contest, "prepare", lambda *_: ready)  # compiled already
     monkeypatch.setattr(inversions, "FRECHET_AT_LEAST", 2)
     monkeypatch.setattr(squeezenet, "read", lambda folder: {})
     monkeypatch.setattr(squeezenet, "pooled_features", block_features)
-    found = inversions.rows(data, parts, config, seeds=(0,), num=2)
+    kept = Kept(tmp_path / "rows.jsonl")
+    inversions.run(kept.do, tmp_path, data, parts, config, seeds=(0,), num=2)
+    found = [{**row["job"], **row} for row in kept.rows]
     assert json.loads(json.dumps(found)) == found
+    table = summary.all_tables(
+        [{**row, "job": {"section": "inversion", **row["job"]}} for row in kept.rows]
+    )["Inversion"]
+    assert table["mGANprior, equal compute"]["PSNR gain, held out"].value == 0
+    assert {"PSNR, sampled", "Frechet distance, held out"} <= set(table["MGI, equal steps"])
     pictures = [row for row in found if "PSNR" in row]
     assert not any("SSIM" in row for row in pictures)  # 8 pixels hold no window
     settings = [inverters.name_of(*one) for one in PLAN]
     names = ["single code, z", "PULSE", *settings, "mGANprior", contest.CHOSEN]
-    keys = {(row["origin"], row["picture"], row["method"], row["budget"]) for row in pictures}
+    keys = {(row["origin"], row["id"], row["method"], row["budget"]) for row in pictures}
     assert len(pictures) == len(keys) == 2 * 2 * (2 * len(names) + 1)
     assert {row["method"] for row in pictures} == {*names, contest.HALVED}
     frechet = [row for row in found if "Frechet distance" in row]
-    assert [row["method"] for row in frechet if row["budget"] == "equal steps"] == [
-        inversions.REAL,
-        *names,
-    ]
-    for origin, number in {(row["origin"], row["picture"]) for row in pictures}:
+    again = [row["method"] for row in frechet if row["budget"] == "equal steps"]
+    assert sorted(again) == sorted([inversions.REAL, *names])
+    for origin, number in {(row["origin"], row["id"]) for row in pictures}:
         of = {
             (row["method"], row["budget"]): row
             for row in pictures
-            if (row["origin"], row["picture"]) == (origin, number)
+            if (row["origin"], row["id"]) == (origin, number)
         }
         for name in names[:-1]:
             assert of[name, "equal steps"]["steps"] == QUICK.steps
@@ -529,9 +535,11 @@ def test_reference_statistics_are_those_of_all_positions(parts, data, few_faces)
     np.testing.assert_allclose(covariance, np.cov(rows.T), atol=5e-3 * np.var(rows, axis=0).max())
 
 
-def test_selection_from_a_data_folder(parts, config, data, eye, few_faces, monkeypatch):
+def test_selection_from_a_data_folder(parts, config, data, eye, few_faces, monkeypatch, tmp_path):
     monkeypatch.setattr(judge, "squeezenet", lambda folder: eye)
-    found = selections.rows(data, parts, config, seeds=(0, 1), num=1, half="choose")
+    kept = Kept(tmp_path / "rows.jsonl")
+    selections.run(kept.do, data, parts, config, seeds=(0, 1), num=1, half="choose")
+    found = kept.rows
     assert {row["seed"] for row in found} == {0, 1}
     table = selections.standings(found, selections.ALL)
     assert table["oracle"].regret.value == pytest.approx(0, abs=1e-9)

@@ -7,7 +7,7 @@ import pytest
 
 from oeft_jax.config import RefineConfig
 from oeft_jax.inversion import Hypothesis
-from oeft_jax.refine import two_bands, use_generator
+from oeft_jax.refine import give_up_step, hopeless, two_bands, use_generator
 
 
 def hypothesis(ssim):
@@ -120,3 +120,26 @@ def test_limit_is_the_settings():
     assert not used
     assert "0.50" in sentence
     assert "0.75" in sentence
+
+
+@pytest.mark.parametrize(
+    ("mode", "give_up", "steps", "expected"),
+    [
+        ("auto", 0.2, 150, 50),
+        ("auto", 0.2, 2, None),
+        ("auto", 1.0, 150, None),
+        ("always", 0.2, 150, None),
+        ("never", 0.2, 150, None),
+    ],
+)
+def test_only_the_automatic_choice_gives_up(mode, give_up, steps, expected):
+    assert give_up_step(RefineConfig(mode=mode, give_up=give_up), steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("ssims", "expected"),
+    [((0.1, 0.59), True), ((0.1, 0.61), False), ((0.7,), False), ((float("nan"), 0.2), True)],
+)
+def test_an_inversion_is_hopeless_when_its_best_is_far_below_the_limit(ssims, expected):
+    config = RefineConfig(limit=0.8, give_up=0.2)
+    assert hopeless([hypothesis(ssim) for ssim in ssims], config) is expected

@@ -33,6 +33,7 @@ CFT = CorrespondenceConfig(
     lambda_contrastive=0.7,
     lambda_perceptual=1.3,
     lambda_contextual=0.9,
+    lambda_local_structure=0.8,
 )
 MGI = InversionConfig(perceptual_tap="relu2_1", l2=1.2, perceptual=0.3)
 LAYER, NUM = 3, 4

@@ -57,6 +57,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     made.add_argument("--compared-pairs", type=int, default=8)
     made.add_argument("--inverted", type=int, default=amount.inverted, help="of each origin")
     made.add_argument("--selected-pairs", type=int, default=8)
+    made.add_argument("--inversion-steps", type=int, default=30, help="of every hypothesis")
     made.add_argument("--seeds", type=int, default=amount.seeds, help="of inversions")
     made.add_argument(
         "--external",
@@ -86,8 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"quality: {error}", file=sys.stderr)
         return 2
     print(summary.write(args.out, bench.kept.rows, device=report.device_name()))
-    names = (f"default-voted-{step}" for step in args.steps)
-    summary.picture_sheets(args.out, args.data, half=args.half, size=args.size, names=[*names])
+    first, last = args.steps[0], args.steps[-1]
+    looks = (f"voted-{first}", f"voted-{last}", f"finished-{first}", f"finished-{last}")
+    names = [f"{variants.DEFAULT}-{look}" for look in looks]
+    summary.picture_sheets(args.out, args.data, half=args.half, size=args.size, names=names)
     return 0
 
 
@@ -119,9 +122,9 @@ def measure(bench: Bench, args: argparse.Namespace) -> None:
         name, _, folder = word.partition("=")
         sections.external(bench, name, Path(folder))
     if "inversion" in args.sections:
-        sections.inversion(bench)
+        sections.inversion(bench, args.inversion_steps)
     if "selection" in args.sections:
-        sections.selection(bench, 20, args.selected_pairs)
+        sections.selection(bench, args.inversion_steps, args.selected_pairs)
 
 
 if __name__ == "__main__":

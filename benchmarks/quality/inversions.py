@@ -7,25 +7,28 @@ LPIPS is left out: its heads are in the data folder, the networks that they belo
 AlexNet, SqueezeNet 1.1) are not, and with another trunk the number would not be LPIPS.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
 from benchmarks.quality import contest
 from benchmarks.quality.comparators import spaces
-from benchmarks.quality.contest import BUDGETS, Trial
+from benchmarks.quality.contest import BUDGETS, Contest, Trial
+from benchmarks.quality.runs import Do, Row
 from oeft_jax.config import Config
+from oeft_jax.image import write_png
 from oeft_jax.metrics import SSIM_WINDOW, frechet_distance
 from oeft_jax.pipeline import Parts
 from training import photos, squeezenet
 from training.invertibility import likeness
 
-Row = dict[str, Any]
-
 REAL = "the faces themselves"  # the method of the Frechet row that nothing is to fall below
+SAMPLED = 16  # at most, of the pictures whose answer is known
 FRECHET_AT_LEAST = 50  # pictures; of fewer the distance says more about their number
 
 
@@ -37,40 +40,68 @@ class Picture(NamedTuple):
     image: np.ndarray  # [R, R, 3] in [0, 1], of the generator's size
 
 
-def rows(data: Path, parts: Parts, config: Config, *, seeds: Sequence[int], num: int) -> list[Row]:
+def run(
+    do: Do, kept: Path, data: Path, parts: Parts, config: Config, *, seeds: Sequence[int], num: int
+) -> None:
     """Every picture inverted by every method, and Frechet distances where there are enough.
 
     Args:
+      do: does a job unless its rows are there. One job is a picture and a seed: a row for each
+        method and budget (steps, operations, seconds, PSNR, SSIM); another the Frechet distance of
+        each method and budget.
+      kept: a folder for reconstructions of the held-out faces.
       data: holds the faces (lfw128) and SqueezeNet's weights.
       config: steps, distance, composing layers and numbers of codes.
       seeds: of start values; each is a run of its own.
-      num: pictures of each origin, at most half of the held-out faces.
-    Returns:
-      A row for each picture, method, budget and seed: steps, operations, seconds, PSNR and SSIM;
-      then a row with the Frechet distance for each method, budget and seed.
+      num: held-out faces, at most half of them; and as many samples, up to SAMPLED.
     Raises:
       InputError: the parts hold no generator.
     """
     faces = held_out_faces(data, parts)
     even, _ = disjoint(len(faces), num)
     pictures = [
-        *(Picture("sampled", n, image) for n, image in enumerate(sampled(parts, num))),
         *(Picture("held out", n, image) for n, image in enumerate(faces[even])),
+        *(
+            Picture("sampled", n, image)
+            for n, image in enumerate(sampled(parts, min(num, SAMPLED)))
+        ),
     ]
-    ready = contest.prepare(parts, config, pictures[0].image)
-    found: list[Row] = []
+    ready = cache(partial(contest.prepare, parts, config, pictures[0].image))
+    steps = config.inversion.steps
     for seed in seeds:
-        made: dict[tuple[str, str], list[np.ndarray]] = {}
         for picture in pictures:
-            key = jax.random.fold_in(jax.random.key(seed), picture.number)
-            for trial in contest.trials(key, picture.image, ready):
-                found.append(_row(picture, trial, seed))
-                if picture.origin == "held out":
-                    images = made.setdefault((trial.method, trial.budget), [])
-                    images.append(trial.hypothesis.image)
+            job = {"origin": picture.origin, "id": picture.number, "seed": seed, "steps": steps}
+            do(job, partial(_picture_rows, picture, seed, ready, _folder(kept, picture, seed)))
         if num >= FRECHET_AT_LEAST:
-            found += [{"seed": seed, **row} for row in frechet_rows(data, faces, made)]
-    return found
+            job = {"origin": "held out", "faces": num, "seed": seed, "steps": steps}
+            folders = [_folder(kept, picture, seed) for picture in pictures[:num]]
+            do(job, partial(frechet_rows, data, faces, folders))
+
+
+def _folder(kept: Path, picture: Picture, seed: int) -> Path:
+    return kept / str(seed) / picture.origin / str(picture.number)
+
+
+def _picture_rows(
+    picture: Picture, seed: int, ready: Callable[[], Contest], folder: Path
+) -> Iterator[Row]:
+    key = jax.random.fold_in(jax.random.key(seed), picture.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    for trial in contest.trials(key, picture.image, ready()):
+        write_png(folder / f"{trial.method} - {trial.budget}.png", trial.hypothesis.image)
+        yield _row(picture, trial)
+
+
+def reconstructions(folders: Sequence[Path]) -> dict[tuple[str, str], list[np.ndarray]]:
+    """(method, budget) -> what it made of each picture."""
+    made: dict[tuple[str, str], list[np.ndarray]] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.png")):
+            method, budget = path.stem.split(" - ")
+            made.setdefault((method, budget), []).append(
+                np.asarray(Image.open(path), np.float32) / 255
+            )
+    return made
 
 
 def sampled(parts: Parts, num: int) -> np.ndarray:
@@ -93,31 +124,27 @@ def disjoint(total: int, num: int) -> tuple[np.ndarray, np.ndarray]:
     return places, places + 1
 
 
-def _row(picture: Picture, trial: Trial, seed: int) -> Row:
+def _row(picture: Picture, trial: Trial) -> Row:
     """How near a reconstruction comes, at the generator's size."""
     image = trial.hypothesis.image
     near, alike = (float(x[0]) for x in likeness(image[None], picture.image[None]))
     return {
-        "seed": seed,
         "origin": picture.origin,
-        "picture": picture.number,
         **{name: value for name, value in trial._asdict().items() if name != "hypothesis"},
         "PSNR": near,
         **({"SSIM": alike} if len(image) >= SSIM_WINDOW else {}),
     }
 
 
-def frechet_rows(
-    data: Path, faces: np.ndarray, made: Mapping[tuple[str, str], list[np.ndarray]]
-) -> Iterator[Row]:
+def frechet_rows(data: Path, faces: np.ndarray, folders: Sequence[Path]) -> Iterator[Row]:
     """Frechet distance in SqueezeNet's features of reconstructions to as many other real faces.
 
     The faces that were inverted come first, as a method of their own.
 
     Args:
-      made: (method, budget) -> reconstructions of the even faces, see `disjoint`.
+      folders: of the reconstructions of the even faces, see `disjoint`.
     """
-    arrays, num = squeezenet.read(data), len(next(iter(made.values())))
+    arrays, made, num = squeezenet.read(data), reconstructions(folders), len(folders)
     even, odd = disjoint(len(faces), num)
     others = squeezenet.pooled_features(arrays, faces[odd])
     sets = {**{(REAL, budget): list(faces[even]) for budget in BUDGETS}, **made}

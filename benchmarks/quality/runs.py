@@ -19,6 +19,7 @@ from oeft_jax.pipeline import Parts
 from training.ground_truth import Match
 
 Row = dict[str, Any]
+Do = Callable[[dict[str, Any], Callable[[], Iterable[Row]]], bool]  # a job, unless it is done
 Keep = Callable[[str, np.ndarray], None]  # name, [s, s, 3] uint8
 PICTURES = ("soft", "voted", "finished")  # Eq. 6, its best patches, and what a run writes
 

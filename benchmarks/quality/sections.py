@@ -1,9 +1,11 @@
 """The sections of the benchmark: each does its jobs and leaves their rows."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,6 +19,9 @@ from oeft_jax._checks import InputError
 from oeft_jax.config import Config
 from oeft_jax.image import read_image, resize, write_png
 from oeft_jax.pipeline import Parts
+
+TUNED = 20  # steps of stage 1 before hypotheses are chosen among
+Making = Callable[[], Iterable[Row]]
 
 
 class Amount(NamedTuple):
@@ -52,7 +57,7 @@ def tuning(
     amount = bench.amount
     config = variants.settings(variant, size=amount.size, steps=max(at))
     setting = Setting(config, tuned.under(config, bench.parts))
-    base: dict[str, Any] = {"section": "tuning", "variant": variant, "half": half, "at": list(at)}
+    base: Row = {"section": "tuning", "variant": variant, "half": half, "at": list(at)}
     for pair in chosen_pairs(bench, config, half=half, labelled="labels" in truths):
         folder = bench.out / "pictures" / pair.id
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,15 +71,17 @@ def tuning(
         _do(bench, {**base, "family": "pictures", "id": pair.id, "kind": pair.kind}, made)
     if not set(truths) - {"labels"}:
         return
+    # Another seed draws other faces and warps; what has its points from people is in both halves.
+    seed = pairs.HALVES.index(half)
     found = truth.families(
-        bench.data, size=amount.size, faces=amount.points, warps=amount.points, seed=0
+        bench.data, size=amount.size, faces=amount.points, warps=amount.points, seed=seed
     )
     for family in (name for name in found if name in truths):
         for number, match in enumerate(found[family]):
             _do(
                 bench,
                 {**base, "family": family, "id": str(number)},
-                lambda match=match: runs.point_rows(match, setting, at),
+                partial(runs.point_rows, match, setting, at),
             )
 
 
@@ -120,7 +127,7 @@ def external(bench: Bench, name: str, folder: Path) -> None:
         pair = pairs.read_pair(bench.data, known[path.stem], size=bench.amount.size, fit=fit)
         picture = resize(read_image(path), pair.source.shape[:2])
         job = {"section": "comparators", "method": name, "id": pair.id}
-        _do(bench, job, lambda p=pair, y=picture: judged(bench, p, y, name, float("nan")))
+        _do(bench, job, partial(judged, bench, pair, picture, name, float("nan")))
 
 
 def judged(
@@ -135,31 +142,37 @@ def judged(
         yield {"judge": one.name, "seconds": seconds, **numbers}
 
 
-def inversion(bench: Bench) -> None:
-    """Sampled pictures and held-out faces inverted by every method."""
-    config, amount = (
-        variants.settings(variants.DEFAULT, size=bench.amount.size, steps=0),
-        bench.amount,
-    )
-    job = {"section": "inversion", "num": amount.inverted, "seeds": amount.seeds}
-    seeds = range(amount.seeds)
-    _do(
-        bench,
-        job,
-        lambda: inversions.rows(bench.data, bench.parts, config, seeds=seeds, num=amount.inverted),
-    )
+def inversion(bench: Bench, steps: int) -> None:
+    """Sampled pictures and held-out faces inverted by every method, `steps` each."""
+    amount = bench.amount
+    config = _inverting(bench, steps, tuning=0)
+
+    def do(job: Row, make: Making) -> bool:
+        return _do(bench, {"section": "inversion", **job}, make)
+
+    folder, seeds = bench.out / "inverted", range(amount.seeds)
+    inversions.run(do, folder, bench.data, bench.parts, config, seeds=seeds, num=amount.inverted)
 
 
 def selection(bench: Bench, steps: int, num: int) -> None:
-    """Every rule of choice on the hypotheses of `num` pairs tuned for `steps`."""
-    config = variants.settings(variants.DEFAULT, size=bench.amount.size, steps=steps)
-    seeds = range(bench.amount.seeds)
-    job = {"section": "selection", "steps": steps, "num": num, "seeds": len(seeds)}
-    _do(bench, job, lambda: selections.rows(bench.data, bench.parts, config, seeds=seeds, num=num))
+    """Every rule of choice on the hypotheses of `num` pairs, each inverted for `steps`."""
+    config = _inverting(bench, steps, tuning=TUNED)
+
+    def do(job: Row, make: Making) -> bool:
+        return _do(bench, {"section": "selection", **job}, make)
+
+    selections.run(do, bench.data, bench.parts, config, seeds=range(bench.amount.seeds), num=num)
 
 
-def _do(bench: Bench, job: dict[str, Any], made: Any) -> None:
+def _inverting(bench: Bench, steps: int, *, tuning: int) -> Config:
+    config = variants.settings(variants.DEFAULT, size=bench.amount.size, steps=tuning)
+    return replace(config, inversion=replace(config.inversion, steps=steps))
+
+
+def _do(bench: Bench, job: Row, make: Making) -> bool:
     began = time.perf_counter()
-    if bench.kept.do({**job, "size": bench.amount.size}, made):
+    done = bench.kept.do({**job, "size": bench.amount.size}, make)
+    if done:
         words = [str(job[k]) for k in ("section", "variant", "method", "family", "id") if k in job]
         print(f"{' / '.join(words)}: {time.perf_counter() - began:.0f} s", flush=True)
+    return done

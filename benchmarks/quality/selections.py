@@ -8,6 +8,7 @@ in SqueezeNet, which no rule looks through.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from benchmarks.quality.intervals import Estimate
 from benchmarks.quality.judge import Judge
 from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.rules import Rule
+from benchmarks.quality.runs import Do, Row
 from oeft_jax import inversion
 from oeft_jax.config import Config
 from oeft_jax.image import resize
@@ -29,7 +31,6 @@ from oeft_jax.inversion import Hypothesis
 from oeft_jax.pipeline import Parts
 from oeft_jax.refine import two_bands, use_generator
 
-Row = dict[str, Any]
 LARGER = ("edge agreement", "style relevance")  # measures that are better when larger
 TO_WARP = "distance to the warp"
 ALL = "all measures"  # mean of the regrets by each of structure and appearance
@@ -40,7 +41,8 @@ WARP, SAFE = (
 )  # not hypotheses: what is left without a generator
 
 
-def rows(
+def run(
+    do: Do,
     data: Path,
     parts: Parts,
     config: Config,
@@ -48,31 +50,34 @@ def rows(
     seeds: Sequence[int],
     num: int,
     half: str = "report",
-) -> list[Row]:
+) -> None:
     """Every rule on `num` pairs of one half, kinds in turn.
 
     Args:
+      do: does a job unless its rows are there; one job is a pair, see `pair_rows`.
       data: holds pairs.json, the photos, the faces (lfw128) and SqueezeNet's weights.
       config: what stage 1 and the inversion do; the pair is tuned once, with the config's seed.
       seeds: of the inversions.
-    Returns:
-      See `pair_rows`.
     Raises:
       InputError: the parts hold no generator.
     """
     spaces.require_generator(parts)
     stage, eye = config.correspondence, judge.squeezenet(data)
-    choosing = rules.rules(data, parts, config)
-    found: list[Row] = []
-    for entry in pairs.spread(pairs.half(pairs.listed(data), half), num):
+    choosing = cache(lambda: rules.rules(data, parts, config))
+
+    def made(entry: dict[str, Any]) -> Iterator[Row]:
         pair = pairs.read_pair(data, entry, size=stage.image_size, fit=stage.fit)
         (look,) = tuned.looks(pair.source, pair.target, config, parts, (stage.steps,))
         warped = np.asarray(look.warp.voted[0]).clip(0, 1)
         for seed in seeds:
             hypotheses = invert(warped, parts, replace(config, seed=seed))
-            made = pair_rows(pair, warped, hypotheses, choosing, eye, config)
-            found += [{"seed": seed, **row} for row in made]
-    return found
+            for row in pair_rows(pair, warped, hypotheses, choosing(), eye, config):
+                yield {"seed": seed, **row}
+
+    for entry in pairs.spread(pairs.half(pairs.listed(data), half), num):
+        steps, inverting = stage.steps, config.inversion.steps
+        job = {"id": entry["id"], "steps": steps, "inversion": inverting, "seeds": len(seeds)}
+        do(job, partial(made, entry))
 
 
 def invert(warped: np.ndarray, parts: Parts, config: Config) -> list[Hypothesis]:

@@ -254,3 +254,23 @@ def structure_loss(warped, source):
                 difference = _cosine(ours[p], ours[q]) - _cosine(theirs[p], theirs[q])
                 total, count = total + difference**2, count + 1
     return total / count
+
+
+def local_structure_loss(warped, source, steps=(1, 3)):
+    """The same, of each place and those a step away, axis by axis and diagonally. [n, h, w, c]."""
+    each = []
+    for step in steps:
+        for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
+            total = count = 0
+            for ours, theirs in zip(_double(warped), _double(source), strict=True):
+                ours, theirs = (x - x.mean(axis=(0, 1)) for x in (ours, theirs))
+                height, width = ours.shape[:2]
+                for y in range(height):
+                    for x in range(width):
+                        v, u = y + dy, x + dx
+                        if 0 <= v < height and 0 <= u < width:
+                            a = _cosine(ours[y, x], ours[v, u])
+                            b = _cosine(theirs[y, x], theirs[v, u])
+                            total, count = total + (a - b) ** 2, count + 1
+            each.append(total / count)
+    return sum(each) / len(each)
