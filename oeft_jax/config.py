@@ -116,7 +116,7 @@ class SelectionConfig:
     features: str = option(
         SAME, "network of the score: 'same' as stage 1's, 'bundled', a name or a .safetensors file"
     )
-    tap: str = option("relu2_1", "layer whose positions are compared")
+    tap: str = option("relu5_1", "layer whose positions are compared")
     tolerance: float = option(0.1, "only hypotheses within 1 + this of the best error", low=0)
 
 
@@ -206,7 +206,11 @@ def _draft() -> Config:
     )
 
 
-PRESETS = {"bundled": Config(), "draft": _draft(), "paper": _paper()}
+def _fine() -> Config:
+    return Config(CorrespondenceConfig(steps=80))
+
+
+PRESETS = {"bundled": Config(), "draft": _draft(), "fine": _fine(), "paper": _paper()}
 
 
 def preset(name: str) -> Config:

@@ -127,8 +127,9 @@ def _smaller_1(config: Config) -> list[Config]:
         trials.append(dataclasses.replace(config, correspondence=changed))
         return changed
 
-    if stage.tile > TILE and stage.grid**2 > TILE:
-        stage = add(tile=TILE)
+    whole = stage.tile == 0 and stage.grid <= CELLS  # the correlation is one tile
+    if (whole or stage.tile > TILE) and stage.grid**2 > TILE:
+        stage = add(tile=TILE)  # the same result
     while stage.grid > CELLS and stage.grid % 2 == 0:
         stage = add(grid=stage.grid // 2)
     if stage.augment:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oeft_jax import devices, pipeline
-from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig
+from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig, SelectionConfig
 from oeft_jax.group import translate_group
 
 PAIRS, LOST, RESUMED, STEPS = 5, 1, 3, 4
@@ -47,7 +47,7 @@ def settings(weights):
         perceptual_tap="relu2_1",
         steps=2,
     )
-    return Config(stage, inversion)
+    return Config(stage, inversion, SelectionConfig(tap="relu2_1"))
 
 
 def spoiled(x):

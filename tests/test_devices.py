@@ -7,19 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from tiny_networks import NETWORKS, random_params
+from tiny_networks import fill
 
 import oeft_jax
-from oeft_jax.weights import save_weights
 
 ROOT = Path(oeft_jax.__file__).parents[1]
 SMALL = """
   --image-size 32 --grid 8 --steps 2 --no-augment --num-queries 16 --refine never
   --taps relu1_1,relu2_1 --gram-taps relu1_1 --contextual-taps relu2_1
-  --inversion-perceptual-tap relu2_1
+  --inversion-perceptual-tap relu2_1 --selection-tap relu2_1
 """
 FILES = {"translation.png", "warped.png", "overview.png", "losses.csv", "losses.png"}
 FILES |= {"manifest.json", "confidence.png"}
@@ -28,15 +25,7 @@ FILES |= {"manifest.json", "confidence.png"}
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A folder with tiny weights and photos."""
-    folder = tmp_path_factory.mktemp("given")
-    for name, network in (("features", "vgg"), ("generator", "pggan")):
-        params, config = random_params(network), NETWORKS[network]
-        save_weights(folder / f"{name}.safetensors", params, network=network, config=config)
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    return folder
+    return fill(tmp_path_factory.mktemp("given"))
 
 
 def environment(folder, **more):

@@ -34,15 +34,6 @@ def reference():
     return torch_generators
 
 
-@pytest.fixture
-def quick_compile():
-    """Drawing many random arrays in one program takes XLA far longer to compile than to run."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def random_params(generator: Generator, seed: int = 0) -> dict:
     """Weights with no zeros in them: fresh ones hide biases, noise and the mean w."""
     rng = np.random.default_rng(seed)

@@ -21,6 +21,7 @@ from oeft_jax.config import (
     InversionConfig,
     OutputConfig,
     RefineConfig,
+    SelectionConfig,
     check,
 )
 from oeft_jax.config import preset as preset_of
@@ -60,7 +61,7 @@ def config(tmp_path_factory):
         steps=2,
         perceptual_tap="relu2_1",
     )
-    return Config(stage, inversion, output=OutputConfig(size="128"))
+    return Config(stage, inversion, SelectionConfig(tap="relu2_1"), output=OutputConfig(size="128"))
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +270,11 @@ def test_proposals_of_a_large_run():
         "--image-size 128 --grid 32 --tile 1024",
         "--image-size 64 --grid 16 --tile 1024",
     ]
+
+
+def test_a_smaller_tile_comes_first_where_the_correlation_is_one():
+    flags = [flags_between(Config(), one) for one in memory_fit._smaller_1(Config())]
+    assert flags[:2] == ["--tile 1024", "--tile 1024 --no-augment"]
 
 
 @pytest.mark.parametrize("limit", range(6))

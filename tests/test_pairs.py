@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_networks import NETWORKS, random_params
+from tiny_networks import fill
 
 from oeft_jax import pairs as many
 from oeft_jax import pipeline
 from oeft_jax._checks import InputError
-from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig
+from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig, SelectionConfig
 from oeft_jax.pair_list import PairPaths, match_folders, read_list
-from oeft_jax.weights import save_weights
 
 command = importlib.import_module("oeft_jax.translate")
 
@@ -25,21 +24,14 @@ FILES |= {"manifest.json", "confidence.png"}
 SMALL = """
   --image-size 32 --grid 8 --steps 3 --no-augment --num-queries 16 --refine never
   --taps relu1_1,relu2_1 --gram-taps relu1_1 --contextual-taps relu2_1
-  --inversion-perceptual-tap relu2_1
+  --inversion-perceptual-tap relu2_1 --selection-tap relu2_1
 """
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A folder with tiny weights, photos a to d, one that is cut short, and a white one."""
-    folder = tmp_path_factory.mktemp("given")
-    for name, network in (("features", "vgg"), ("generator", "pggan")):
-        params, config = random_params(network), NETWORKS[network]
-        save_weights(folder / f"{name}.safetensors", params, network=network, config=config)
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        pixels = rng.integers(0, 200, (40, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{name}.png")
+    folder = fill(tmp_path_factory.mktemp("given"))
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:200])
     Image.new("RGB", (40, 40), (255, 255, 255)).save(folder / "white.png")
     return folder
@@ -388,7 +380,7 @@ def test_a_second_pair_compiles_nothing(given):
         steps=2,
         perceptual_tap="relu2_1",
     )
-    config, rng = Config(stage, inversion), np.random.default_rng(0)
+    config, rng = Config(stage, inversion, SelectionConfig(tap="relu2_1")), np.random.default_rng(0)
     parts = pipeline.load_parts(config)
     compiled = []
 

@@ -31,7 +31,7 @@ from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.runs import Kept
 from oeft_jax import correspondence, golden, inversion, metrics, selection
 from oeft_jax._checks import InputError
-from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig
+from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig, SelectionConfig
 from oeft_jax.image import resize
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.losses import gram
@@ -75,7 +75,7 @@ def config():
     stage = CorrespondenceConfig(
         steps=0, image_size=SIDE, grid=GRID, taps=("relu2_1", "relu3_1"), augment=False
     )
-    return Config(stage, QUICK)
+    return Config(stage, QUICK, SelectionConfig(tap="relu2_1"))
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     made.add_argument("--ablation-steps", type=_numbers, default=(0, 20), metavar="A,B,...")
     made.add_argument("--ablation-pairs", type=int, default=6)
+    made.add_argument("--ablation-half", choices=pairs.HALVES, default="choose")
     made.add_argument("--compared-pairs", type=int, default=8)
     made.add_argument("--inverted", type=int, default=amount.inverted, help="of each origin")
     made.add_argument("--selected-pairs", type=int, default=8)
@@ -114,7 +115,11 @@ def measure(bench: Bench, args: argparse.Namespace) -> None:
         less = bench._replace(amount=bench.amount._replace(pairs=args.ablation_pairs))
         for variant in args.variants:
             sections.tuning(
-                less, variant, half="choose", at=args.ablation_steps, truths=args.truths
+                less,
+                variant,
+                half=args.ablation_half,
+                at=args.ablation_steps,
+                truths=args.truths,
             )
     if "comparators" in args.sections:
         sections.comparators(bench, tuple(COMPARATORS), args.compared_pairs)

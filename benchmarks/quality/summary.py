@@ -1,7 +1,7 @@
 """Rows to what is read: tables in Markdown, numbers in JSON, sheets of pictures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
         found = tables.cells(ours, PRIMARY, PICTURES[-1])
         made[f"Matching, gain over no tuning, {where}"] = tables.gains(found)
         made[f"All as measured, {where}"] = tables.means(found)
-        last = max((step for name, step in found if name == variants.DEFAULT), default=None)
+        last = _last_of_all(found)
         if last and len({name for name, _ in found}) > 1:
             base = (variants.DEFAULT, last)
             same = {key: value for key, value in found.items() if key[1] == last}
@@ -71,6 +71,15 @@ def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
             rule: standing._asdict() for rule, standing in standings.items()
         }
     return made
+
+
+def _last_of_all(found: Iterable[tuple[str, int]]) -> int:
+    """The most steps that every variant was looked at after; 0 if there is none."""
+    steps: dict[str, set[int]] = {}
+    for variant, step in found:
+        steps.setdefault(variant, set()).add(step)
+    shared = set.intersection(*steps.values()) if variants.DEFAULT in steps else set()
+    return max(shared, default=0)
 
 
 def _beside(rows: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:

@@ -22,6 +22,7 @@ import torch_stylegan2 as second  # noqa: E402
 DIMS = 12  # of z and w
 TOLERANCE = 1e-4  # float32; images have a deviation of about 1
 torch.set_num_threads(2)
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def pggan_state(resolution, base, cap, dims=DIMS):
@@ -62,15 +63,6 @@ def content_of(naming, resolution=16, base=64, cap=8):
 def save(content, path):
     torch.save(content, path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def quick_compile():
-    """These programs take XLA far longer to compile than to run."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def torch_images(naming, state, z, resolution, **options):
