@@ -206,11 +206,7 @@ def _draft() -> Config:
     )
 
 
-def _fine() -> Config:
-    return Config(CorrespondenceConfig(steps=80))
-
-
-PRESETS = {"bundled": Config(), "draft": _draft(), "fine": _fine(), "paper": _paper()}
+PRESETS = {"bundled": Config(), "draft": _draft(), "paper": _paper()}
 
 
 def preset(name: str) -> Config:
