@@ -44,7 +44,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     made.add_argument("--points", type=int, default=amount.points, help="pairs of each family")
     made.add_argument("--truths", type=_words, default=TRUTHS, metavar="A,B,...")
-    made.add_argument("--half", choices=pairs.HALVES, default="report", help="of tuning")
+    made.add_argument(
+        "--half", choices=pairs.HALVES, default="report", help="of tuning and selection"
+    )
     made.add_argument(
         "--variants",
         type=_words,
@@ -129,7 +131,7 @@ def measure(bench: Bench, args: argparse.Namespace) -> None:
     if "inversion" in args.sections:
         sections.inversion(bench, args.inversion_steps)
     if "selection" in args.sections:
-        sections.selection(bench, args.inversion_steps, args.selected_pairs)
+        sections.selection(bench, args.inversion_steps, args.selected_pairs, args.half)
 
 
 if __name__ == "__main__":

@@ -154,14 +154,15 @@ def inversion(bench: Bench, steps: int) -> None:
     inversions.run(do, folder, bench.data, bench.parts, config, seeds=seeds, num=amount.inverted)
 
 
-def selection(bench: Bench, steps: int, num: int) -> None:
-    """Every rule of choice on the hypotheses of `num` pairs, each inverted for `steps`."""
+def selection(bench: Bench, steps: int, num: int, half: str) -> None:
+    """Every rule of choice on the hypotheses of `num` pairs of a half, inverted for `steps`."""
     config = _inverting(bench, steps, tuning=TUNED)
 
     def do(job: Row, make: Making) -> bool:
         return _do(bench, {"section": "selection", **job}, make)
 
-    selections.run(do, bench.data, bench.parts, config, seeds=range(bench.amount.seeds), num=num)
+    seeds = range(bench.amount.seeds)
+    selections.run(do, bench.data, bench.parts, config, seeds=seeds, num=num, half=half)
 
 
 def _inverting(bench: Bench, steps: int, *, tuning: int) -> Config:

@@ -49,7 +49,7 @@ def run(
     *,
     seeds: Sequence[int],
     num: int,
-    half: str = "report",
+    half: str,
 ) -> None:
     """Every rule on `num` pairs of one half, kinds in turn.
 
