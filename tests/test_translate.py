@@ -32,6 +32,7 @@ SMALL = """
   --image-size 32 --grid 8 --steps 3 --no-augment --num-queries 16
   --taps relu2_1,relu3_1 --gram-taps relu1_1 --contextual-taps relu2_1
   --inversion-composing-layers 4 --inversion-num-codes 2,3 --inversion-steps 4
+  --refine-give-up 1
 """
 
 
