@@ -29,6 +29,7 @@ from training import (
     neighbours,
     photos,
     squeezenet,
+    teachers,
     train_adversarial,
     train_generator,
 )
@@ -392,6 +393,27 @@ def test_agreement_sees_through_linear_maps_and_not_through_noise():
 
 
 # Commands
+
+
+def test_a_batch_holds_each_photo_twice_and_differently():
+    flat = [Image.new("RGB", (64, 64), (grey, grey, grey)) for grey in (10, 130, 250)]
+    rng = np.random.default_rng(0)
+    photo = [picture(rng, 64)]
+    first, second = photos.crop_batch(0, 0, photo, batch=2, size=32)
+    assert np.abs(first - second).mean() > 1e-3
+    assert photos.crop_batch(0, 0, flat, batch=5, size=8).shape == (5, 8, 8, 3)
+
+
+def test_real_teacher_sees_the_first_half(data):
+    images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
+    arrays = teachers.read(data)
+    taught = distill_features.teach(arrays, images)
+    assert {tap: len(value) for tap, value in taught.items()} == {
+        **dict.fromkeys(("relu1_1", "relu2_1", "relu3_1"), 2),
+        **dict.fromkeys(("relu4_1", "relu5_1"), 3),
+    }
+    alone = teachers.vgg_features(arrays[0], images[:2])["relu3_1"]
+    np.testing.assert_allclose(taught["relu3_1"], alone, rtol=1e-6)
 
 
 def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):

@@ -82,7 +82,10 @@ def random_crop(rng: np.random.Generator, photo: Image.Image, size: int) -> np.n
 def crop_batch(
     seed: int, step: int, photos: list[Image.Image], *, batch: int, size: int
 ) -> np.ndarray:
-    """The batch of step `step`: the same seed and step give the same batch. [batch, s, s, 3]."""
+    """The batch of step `step`: the same seed and step give the same batch. [batch, s, s, 3].
+
+    Each photo is cropped twice, so that a batch holds places that belong together.
+    """
     rng = np.random.default_rng((seed, step))
-    chosen = rng.integers(len(photos), size=batch)
+    chosen = rng.integers(len(photos), size=-(-batch // 2)).repeat(2)[:batch]
     return np.stack([random_crop(rng, photos[index], size) for index in chosen])
