@@ -6,6 +6,7 @@ is computed once, frozen weights take no gradient, and denormals are flushed by 
 (`prepare`). Images and maps are [n, c, h, w], cells [n, p, c].
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -311,6 +312,12 @@ def leaves(tuned: Tuned) -> list[Tensor]:
     return [tensor for weights in tuned for pair in weights.values() for tensor in pair]
 
 
+def rate(config: CorrespondenceConfig, done: int) -> float:
+    """Part of the learning rate after so many steps."""
+    part = min(done / max(config.steps, 1), 1)
+    return 1 if config.schedule == "constant" else (1 + math.cos(math.pi * part)) / 2
+
+
 def make_step(
     tuned: Tuned, pair: Pair, config: CorrespondenceConfig, *, compiled: bool = False
 ) -> Callable[[], float]:
@@ -321,6 +328,7 @@ def make_step(
     optimizer = torch.optim.Adam(
         leaves(tuned), config.learning_rate, (config.beta1, config.beta2), fused=True
     )
+    falls = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: rate(config, done))
     cells = config.grid**2
 
     def step() -> float:
@@ -331,6 +339,7 @@ def make_step(
         total = torch.stack([*loss(tuned, pair, *bent, positives).values()]).sum()
         total.backward()
         optimizer.step()
+        falls.step()
         return float(total.detach())
 
     return step

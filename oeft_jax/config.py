@@ -13,6 +13,7 @@ from oeft_jax.tiled import TILE
 from oeft_jax.warp import WARPS
 
 OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("constant", "cosine")
 DOWNS = ("area", "bilinear")
 SCORERS = ("single-image", "reference", "point")
 REFINES = ("auto", "always", "never")
@@ -80,6 +81,7 @@ class CorrespondenceConfig:
     augment: bool = option(True, "pass an augmented pair beside the original one")
     optimizer: str = option("adam", "of the networks", choices=OPTIMIZERS)
     learning_rate: float = option(3e-4, "of the networks", low=0, high=1e3)
+    schedule: str = option("constant", "of the rate over the steps", choices=SCHEDULES)
     beta1: float = option(0.5, "Adam's first decay", low=0, high=1)
     beta2: float = option(0.999, "Adam's second decay", low=0, high=1)
 

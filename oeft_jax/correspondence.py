@@ -27,6 +27,7 @@ from oeft_jax.correlation import (
     unit,
 )
 from oeft_jax.models.backbone import Backbone
+from oeft_jax.schedule import cosine_fall
 from oeft_jax.tiled import DENSE, TILE
 from oeft_jax.warp import best_matches, voted_warp, warp_confidence, warp_image
 
@@ -164,10 +165,12 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
 
 
 def default_optimizer(config: CorrespondenceConfig) -> optax.GradientTransformation:
-    """Adam as the paper says, or plain SGD."""
+    """Adam as the paper says, or plain SGD; at a rate that stays or falls."""
     if config.optimizer == "sgd":
-        return optax.sgd(config.learning_rate)
-    return optax.adam(config.learning_rate, b1=config.beta1, b2=config.beta2)
+        made = optax.sgd(config.learning_rate)
+    else:
+        made = optax.adam(config.learning_rate, b1=config.beta1, b2=config.beta2)
+    return made if config.schedule == "constant" else optax.chain(made, cosine_fall(config.steps))
 
 
 def init(

@@ -1,5 +1,7 @@
 """Stage 1's state and step: what they keep, lower, repeat and refuse."""
 
+import dataclasses
+import math
 from functools import cache
 
 import chex
@@ -284,6 +286,28 @@ def test_a_gradient_that_is_not_finite_is_noticed(key):
 
 
 # Optimiser and gradient
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_rate_falls_as_half_a_cosine(name):
+    settings = config(optimizer=name, schedule="cosine", steps=4, learning_rate=0.5)
+    steady = dataclasses.replace(settings, schedule="constant")
+    states = [ours.default_optimizer(one).init({"w": jnp.zeros(2)}) for one in (settings, steady)]
+    gradient = {"w": jnp.array([1.0, -2.0])}
+    for number in range(6):
+        found, states[0] = ours.default_optimizer(settings).update(gradient, states[0])
+        whole, states[1] = ours.default_optimizer(steady).update(gradient, states[1])
+        part = 0.5 * (1 + math.cos(math.pi * min(number / 4, 1)))
+        np.testing.assert_allclose(found["w"], part * whole["w"], rtol=1e-6, atol=1e-7)
+
+
+def test_another_number_of_steps_is_the_same_program():
+    def program(steps):
+        made = ours.default_optimizer(config(schedule="cosine", steps=steps))
+        params = {"w": jnp.zeros(2)}
+        return jax.jit(made.update).lower(params, made.init(params)).as_text()
+
+    assert program(3) == program(300)
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])
