@@ -10,7 +10,7 @@ import optax
 class CosineState(NamedTuple):
     """Carried between steps and saved."""
 
-    count: jax.Array  # [], int32: steps taken
+    taken: jax.Array  # [], int32: steps taken
     steps: jax.Array  # [], int32: steps in all
 
 
@@ -29,8 +29,8 @@ def cosine_fall(steps: int) -> optax.GradientTransformation:
         updates: optax.Updates, state: CosineState, params: Any = None
     ) -> tuple[optax.Updates, CosineState]:
         del params
-        part = jnp.minimum(state.count / state.steps, 1)
+        part = jnp.minimum(state.taken / state.steps, 1)
         factor = (1 + jnp.cos(jnp.pi * part)) / 2
-        return jax.tree.map(lambda u: factor * u, updates), state._replace(count=state.count + 1)
+        return jax.tree.map(lambda u: factor * u, updates), state._replace(taken=state.taken + 1)
 
     return optax.GradientTransformation(init, update)
