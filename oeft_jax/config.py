@@ -66,7 +66,7 @@ class CorrespondenceConfig:
         10.0, "weight of the distance of the warp's self-similarity to the source's", low=0
     )
     lambda_local_structure: float = option(
-        0.0, "weight of the same between neighbouring places of shallow layers", low=0
+        10.0, "weight of the same between neighbouring places of shallow layers", low=0
     )
     lambda_cycle: float = option(0.0, "weight of the cycle warp regulariser", low=0)
     lambda_anchor: float = option(0.0, "weight of |W - W_0|^2", low=0)
@@ -80,8 +80,8 @@ class CorrespondenceConfig:
     contextual_bandwidth: float = option(0.1, "h of the contextual loss", low=1e-4)
     augment: bool = option(True, "pass an augmented pair beside the original one")
     optimizer: str = option("adam", "of the networks", choices=OPTIMIZERS)
-    learning_rate: float = option(3e-4, "of the networks", low=0, high=1e3)
-    schedule: str = option("constant", "of the rate over the steps", choices=SCHEDULES)
+    learning_rate: float = option(1e-3, "of the networks", low=0, high=1e3)
+    schedule: str = option("cosine", "of the rate over the steps", choices=SCHEDULES)
     beta1: float = option(0.5, "Adam's first decay", low=0, high=1)
     beta2: float = option(0.999, "Adam's second decay", low=0, high=1)
 
@@ -180,7 +180,9 @@ def _paper() -> Config:
         gram_taps=("relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         contextual_taps=("relu3_2", "relu4_2", "relu5_2"),
         lambda_structure=0.0,
+        lambda_local_structure=0.0,
         learning_rate=1e-4,
+        schedule="constant",
         finish="soft",
     )
     inversion = InversionConfig(

@@ -138,18 +138,18 @@ def local_structure_loss(warped: jax.Array, source: jax.Array) -> jax.Array:
     """As `structure_loss`, but each place is compared with those around it alone, in whole maps.
 
     Self-similarity around a place (Shechtman and Irani 2007) is where outlines are, which a few
-    cells on a side do not hold.
+    cells on a side do not hold. Steps as wide as a map are left out.
 
     Args:
       warped: [n, h, w, c].
       source: [1 or n, h, w, c].
     """
     each = []
-    for step in STEPS:
+    for step in (step for step in STEPS if step < min(source.shape[1:3])):
         for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
             ours, theirs = (_beside(x, dy, dx) for x in (warped, source))
             each.append(jnp.mean((ours - theirs) ** 2))
-    return jnp.mean(jnp.stack(each))
+    return jnp.mean(jnp.stack(each)) if each else jnp.float32(0)
 
 
 def _beside(features: jax.Array, dy: int, dx: int) -> jax.Array:

@@ -28,6 +28,7 @@ SMALL = {
     "num_queries": 16,
     "augment": False,
     "learning_rate": 1e-3,
+    "schedule": "constant",
 }
 
 

@@ -185,6 +185,13 @@ def test_structure_loss_of_one_source_for_several_warps():
     assert float(ours.structure_loss(warped, source)) == pytest.approx(np.mean(each), rel=1e-5)
 
 
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_local_structure_loss_leaves_out_steps_as_wide_as_the_map(side):
+    ours_, theirs = np.random.default_rng(0).random((2, 1, side, 5, 4)).astype(np.float32)
+    found = float(ours.local_structure_loss(ours_, theirs))
+    assert found == 0 if side == 1 else found > 0
+
+
 def test_local_structure_loss_sees_an_outline_that_moved_and_no_change_of_colour():
     source = np.zeros((1, 12, 12, 3), np.float32)
     source[:, :, 6:] = 1

@@ -426,11 +426,13 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
         work=tmp_path / "work",
         out=tmp_path / "f.safetensors",
     )
-    for steps in (2, 3):
-        state = distill_features.train(distill_features.parse([*words, "--steps", str(steps)]))
+    for steps, batch in ((2, 1), (3, 2)):
+        more = ["--steps", str(steps), "--batch", str(batch)]
+        state = distill_features.train(distill_features.parse([*words, *more]))
         assert int(state.step) == steps
     weights = load_weights(tmp_path / "f.safetensors")
     assert weights.metadata["steps"] == "3"
+    assert weights.metadata["images"] == "4"
     images = jnp.zeros((1, 32, 32, 3))
     made = backbone(weights.network, weights.config).apply(weights.params, images, ("relu5_1",))
     assert made["relu5_1"].shape == (1, 2, 2, 4)

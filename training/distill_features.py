@@ -35,6 +35,7 @@ class State(NamedTuple):
     """Carried between steps and saved."""
 
     step: jax.Array
+    images: jax.Array  # seen so far; the batch may change between calls
     params: Params
     heads: Params
     opt_state: optax.OptState
@@ -50,7 +51,7 @@ def init(key: jax.Array, optimizer: optax.GradientTransformation) -> State:
         }
         for i, (tap, width, out) in enumerate(zip(TAPS, WIDTHS, CHANNELS, strict=True))
     }
-    return State(jnp.int32(0), params, heads, optimizer.init((params, heads)))
+    return State(jnp.int32(0), jnp.int32(0), params, heads, optimizer.init((params, heads)))
 
 
 def teach(arrays: tuple[Any, Any], images: jax.Array) -> Features:
@@ -103,7 +104,8 @@ def make_step(optimizer: optax.GradientTransformation) -> Any:
         grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params, heads = optax.apply_updates(trained, updates)
-        return State(state.step + 1, params, heads, opt_state), terms
+        seen = state.images + len(images)
+        return State(state.step + 1, seen, params, heads, opt_state), terms
 
     return jax.jit(step, donate_argnums=1)
 
@@ -141,7 +143,7 @@ def train(args: argparse.Namespace) -> State:
         is_late = clock.is_over()
         if done % args.save_every == 0 or done == args.steps or is_late:
             checkpoint.save(args.work, done, state)
-            card = {"steps": str(done), "images": str(done * args.batch), "seed": str(args.seed)}
+            card = {"steps": str(done), "images": str(int(state.images)), "seed": str(args.seed)}
             export(state, args.out, card)
         if is_late:
             break

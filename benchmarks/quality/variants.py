@@ -9,18 +9,24 @@ from oeft_jax.config import Config, CorrespondenceConfig, preset
 DEFAULT = "default"
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
-    "paper's losses and rate": {"lambda_structure": 0.0, "learning_rate": 1e-4},
+    "paper's losses and rate": {
+        "lambda_structure": 0.0,
+        "lambda_local_structure": 0.0,
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+    },
+    "before": {"lambda_local_structure": 0.0, "learning_rate": 3e-4, "schedule": "constant"},
     "no contrastive loss": {"lambda_contrastive": 0.0},
     "no Gram loss": {"lambda_perceptual": 0.0},
     "no contextual loss": {"lambda_contextual": 0.0},
     "no structure loss": {"lambda_structure": 0.0},
+    "no local structure loss": {"lambda_local_structure": 0.0},
     "no augmentation": {"augment": False},  # the paper's Figure 8
     "contrastive loss x 3": {"lambda_contrastive": 3.0},
     "Gram loss x 5": {"lambda_perceptual": 5.0},
     "contextual loss x 3": {"lambda_contextual": 3.0},
     "structure loss x 3": {"lambda_structure": 30.0},
-    "local structure loss": {"lambda_local_structure": 10.0},
-    "local structure loss x 3": {"lambda_local_structure": 30.0},
+    "local structure loss x 2": {"lambda_local_structure": 20.0},
     "local structure loss x 10 and Gram loss x 5": {
         "lambda_local_structure": 100.0,
         "lambda_perceptual": 5.0,
@@ -29,9 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "anchor loss": {"lambda_anchor": 10.0},
     "shared weights": {"shared_weights": True},
     "temperature 0.5": {"temperature": 0.5},
-    "rate 1e-4": {"learning_rate": 1e-4},
+    "rate that stays": {"schedule": "constant"},
+    "rate 3e-4": {"learning_rate": 3e-4},
     "rate 6e-4": {"learning_rate": 6e-4},
-    "rate 1e-3": {"learning_rate": 1e-3},
 }
 
 
