@@ -129,7 +129,7 @@ def test_history_losses_and_progress(plain):
     assert len(result.losses) == STEPS
     for row in result.losses:
         terms = [value for name, value in row.items() if name != "loss"]
-        assert len(terms) == 4
+        assert len(terms) == 5
         np.testing.assert_allclose(row["loss"], sum(terms), rtol=1e-5)
     steps = [(one.stage, one.step, one.total) for one in told]
     assert steps[:STEPS] == [("correspondence", n, STEPS) for n in (1, 2, 3)]

@@ -128,7 +128,7 @@ def test_pictures_and_table(finished):
     assert min(sizes["overview"]) > 192
     with (finished / "losses.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = ["contextual", "contrastive", "perceptual", "structure"]
+    names = ["contextual", "contrastive", "local_structure", "perceptual", "structure"]
     assert list(rows[0]) == ["step", "loss", *names]
     assert [row["step"] for row in rows] == ["1", "2", "3"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
