@@ -238,11 +238,11 @@ def correlate(
     units = [
         match_features(c, centre=config.centre, neighbourhood=config.neighbourhood) for c in cells
     ]
-    whole = correlation(*units) if _is_small(config) else None
+    whole = correlation(*units) if is_whole(config) else None
     return Matches(units[0], units[1], whole), cells[0]
 
 
-def _is_small(config: CorrespondenceConfig) -> bool:
+def is_whole(config: CorrespondenceConfig) -> bool:
     """Whether the correlation is kept as one matrix."""
     return not config.tile and config.grid**4 <= DENSE
 
@@ -250,7 +250,7 @@ def _is_small(config: CorrespondenceConfig) -> bool:
 def _keeps_columns(config: CorrespondenceConfig) -> bool:
     """Whether the correlation is one small matrix of cells that interpolation commutes with."""
     linear = config.centre != "channels" and config.layer_scale != "unit"
-    return _is_small(config) and linear and config.neighbourhood == 1
+    return is_whole(config) and linear and config.neighbourhood == 1
 
 
 def _cells(

@@ -127,8 +127,7 @@ def _smaller_1(config: Config) -> list[Config]:
         trials.append(dataclasses.replace(config, correspondence=changed))
         return changed
 
-    whole = stage.tile == 0 and stage.grid <= CELLS  # the correlation is one tile
-    if (whole or stage.tile > TILE) and stage.grid**2 > TILE:
+    if (correspondence.is_whole(stage) or stage.tile > TILE) and stage.grid**2 > TILE:
         stage = add(tile=TILE)  # the same result
     while stage.grid > CELLS and stage.grid % 2 == 0:
         stage = add(grid=stage.grid // 2)

@@ -15,7 +15,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4,
         "schedule": "constant",
     },
-    "before": {"lambda_local_structure": 0.0, "learning_rate": 3e-4, "schedule": "constant"},
+    "steady rate 3e-4 and no local structure loss": {
+        "lambda_local_structure": 0.0,
+        "learning_rate": 3e-4,
+        "schedule": "constant",
+    },
     "no contrastive loss": {"lambda_contrastive": 0.0},
     "no Gram loss": {"lambda_perceptual": 0.0},
     "no contextual loss": {"lambda_contextual": 0.0},
