@@ -1,15 +1,19 @@
 """The quality benchmark: its halves, measures, intervals and tables; a whole run on tiny photos."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.quality import bent, intervals, judge, pairs, tables, truth
+from benchmarks.quality import bent, intervals, judge, pairs, tables, truth, tuned, variants
 from benchmarks.quality.judge import Judge
 from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.runs import Kept
+from oeft_jax import pipeline
 from oeft_jax._checks import InputError
+from oeft_jax.config import OutputConfig, RefineConfig
 
 
 def entries(*kinds):
@@ -201,6 +205,27 @@ def test_a_job_that_fails_leaves_no_row(tmp_path):
     with pytest.raises(ValueError, match="middle"):
         Kept(tmp_path / "rows.jsonl").do({"id": 1}, failing)
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_what_is_looked_at_is_what_a_run_of_so_many_steps_gives(schedule):
+    photos = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+
+    def config(steps):
+        made = variants.settings("default", size=32, steps=steps)
+        stage = replace(made.correspondence, schedule=schedule, num_queries=16)
+        output = OutputConfig(size="working")
+        return replace(
+            made, correspondence=stage, refine=RefineConfig(mode="never"), output=output
+        )
+
+    looks = list(tuned.looks(*photos, config(3), pipeline.load_parts(config(3)), (0, 1, 3)))
+    assert [look.step for look in looks] == [0, 1, 3]
+    alone = pipeline.translate(*photos, config(1))
+    np.testing.assert_allclose(looks[0].warp.soft[0], alone.history[0][1], atol=1e-6)
+    np.testing.assert_allclose(looks[1].warp.soft[0], alone.soft_warped, atol=1e-6)
+    assert not np.allclose(looks[1].warp.soft, looks[2].warp.soft, atol=1e-3)
 
 
 def test_every_variant_is_a_setting_that_can_be_used():

@@ -1,5 +1,6 @@
-"""A pair tuned under given settings, looked at on the way."""
+"""A pair tuned under given settings, after several numbers of steps."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,28 +31,41 @@ class Look(NamedTuple):
 def looks(
     source: np.ndarray, target: np.ndarray, config: Config, parts: Parts, at: Sequence[int]
 ) -> Iterator[Look]:
-    """Stage 1 as it goes: after each number of steps of `at`, rising.
+    """Stage 1 after each number of steps of `at`: what a run of so many steps gives.
+
+    One run that is looked at on its way does for a rate that stays. Under one that falls to 0 at
+    the last step, every number of steps is a run of its own.
 
     Args:
       source: [s, s, 3] in [0, 1].
       target: [s, s, 3].
-      parts: their losses must be those of the settings.
+      parts: their losses and optimiser must be those of the settings.
     """
-    stage = config.correspondence
-    made = pipeline.programs_of(config, parts)
+    squares = [jnp.asarray(image)[None] for image in (source, target)]
+    stays = config.correspondence.schedule == "constant"
+    for run in [sorted(at)] if stays else [[number] for number in sorted(at)]:
+        yield from _run(squares, config, parts, run)
+
+
+def _run(
+    squares: Sequence[jax.Array], config: Config, parts: Parts, at: Sequence[int]
+) -> Iterator[Look]:
+    """One run to the last number of steps of `at`, rising, looked at on its way."""
+    stage = dataclasses.replace(config.correspondence, steps=at[-1])
+    made = pipeline.programs_of(config, parts)  # serve any number of steps: it is in the state
     state, pair = correspondence.init(
         used_params(parts.backbone, parts.params, stage.taps),
         parts.params,
-        *(jnp.asarray(image)[None] for image in (source, target)),
+        *squares,
         backbone=parts.backbone,
         config=stage,
-        optimizer=parts.optimizer,
+        optimizer=correspondence.default_optimizer(stage),
     )
     key, row = pipeline.tuning_key(config), {"loss": float("nan")}
-    for number in range(max(at) + 1):
+    for number in range(at[-1] + 1):
         if number in at:
             yield Look(number, state.params, pair, made.warp(state.params, pair), row)
-        if number < max(at):
+        if number < at[-1]:
             state, info = made.step(key, state, pair)
             if not bool(info.finite):
                 raise correspondence.non_finite(number + 1, info, state)
