@@ -216,9 +216,7 @@ def test_what_is_looked_at_is_what_a_run_of_so_many_steps_gives(schedule):
         made = variants.settings("default", size=32, steps=steps)
         stage = replace(made.correspondence, schedule=schedule, num_queries=16)
         output = OutputConfig(size="working")
-        return replace(
-            made, correspondence=stage, refine=RefineConfig(mode="never"), output=output
-        )
+        return replace(made, correspondence=stage, refine=RefineConfig(mode="never"), output=output)
 
     looks = list(tuned.looks(*photos, config(3), pipeline.load_parts(config(3)), (0, 1, 3)))
     assert [look.step for look in looks] == [0, 1, 3]
