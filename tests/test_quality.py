@@ -13,7 +13,7 @@ from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.runs import Kept
 from oeft_jax import pipeline
 from oeft_jax._checks import InputError
-from oeft_jax.config import OutputConfig, RefineConfig
+from oeft_jax.config import OutputConfig, RefineConfig, check
 
 
 def entries(*kinds):
@@ -227,9 +227,6 @@ def test_what_is_looked_at_is_what_a_run_of_so_many_steps_gives(schedule):
 
 
 def test_every_variant_is_a_setting_that_can_be_used():
-    from benchmarks.quality import variants
-    from oeft_jax.config import check
-
     for name in variants.VARIANTS:
         assert "," not in name
         check(variants.settings(name, size=128, steps=4))

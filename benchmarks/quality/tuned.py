@@ -25,7 +25,6 @@ class Look(NamedTuple):
     params: Params
     pair: Pair
     warp: Warp
-    row: dict[str, float]  # loss and terms of the last step
 
 
 def looks(
@@ -61,15 +60,10 @@ def _run(
         config=stage,
         optimizer=correspondence.default_optimizer(stage),
     )
-    key, row = pipeline.tuning_key(config), {"loss": float("nan")}
-    for number in range(at[-1] + 1):
-        if number in at:
-            yield Look(number, state.params, pair, made.warp(state.params, pair), row)
-        if number < at[-1]:
-            state, info = made.step(key, state, pair)
-            if not bool(info.finite):
-                raise correspondence.non_finite(number + 1, info, state)
-            row = correspondence.row_of(info)
+    key = pipeline.tuning_key(config)
+    for number in at:
+        state = correspondence.run(key, state, pair, step=made.step, num_steps=number)
+        yield Look(number, state.params, pair, made.warp(state.params, pair))
 
 
 def under(config: Config, parts: Parts) -> Parts:
