@@ -42,14 +42,14 @@ def halves(total: int, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def real_halves(
-    data: Path, side: int, num: int, arrays: squeezenet.Arrays, seed: int
+    data: Path, side: int, num: int, eye: Weights, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of two disjoint halves of the training faces, `num` each, at `side` pixels."""
     real = photos.load_faces(data, side)[: -photos.HELD_OUT]
     first, second = halves(len(real), num, seed)
     return (
-        squeezenet.pooled_features(arrays, real[first]),
-        squeezenet.pooled_features(arrays, real[second]),
+        squeezenet.pooled_features(eye, real[first]),
+        squeezenet.pooled_features(eye, real[second]),
     )
 
 
@@ -70,7 +70,7 @@ def frechet(samples: np.ndarray, side: int, real: tuple[np.ndarray, np.ndarray])
     }
 
 
-def nearest(samples: np.ndarray, faces: np.ndarray, arrays: Any, args: Any, stem: str) -> Row:
+def nearest(samples: np.ndarray, faces: np.ndarray, eye: Weights, args: Any, stem: str) -> Row:
     """Nearest training faces of samples and of held-out faces, in pixels and in features.
 
     The picture has one row for each of the four: queries above, what was found below.
@@ -80,7 +80,7 @@ def nearest(samples: np.ndarray, faces: np.ndarray, arrays: Any, args: Any, stem
     queries = {"samples": (samples[:QUERIES] * 255).astype(np.uint8), "held_out": held_out}
     spaces = {
         "pixels": neighbours.small_pixels,
-        "features": lambda images: squeezenet.pooled_features(arrays, images),
+        "features": lambda images: squeezenet.pooled_features(eye, images),
     }
     result: Row = {"training_faces": len(training)}
     rows: list[np.ndarray] = []
@@ -138,16 +138,16 @@ def evaluate(weights: Weights, path: Path, real: dict[int, Any], args: Any) -> R
         "made": weights.metadata,
     }
     sheets.save_samples(args.out / f"{path.stem}-samples.png", generator, weights.params, seed=7)
-    arrays = squeezenet.read(args.data)
+    eye = squeezenet.read(args.data)
     faces = photos.load_faces(args.data, generator.resolution)
     if args.num:
         made = sheets.samples(generator, weights.params, seed=args.seed + 1, num=args.num)
-        embedded = squeezenet.pooled_features(arrays, made)
+        embedded = squeezenet.pooled_features(eye, made)
         sides = sorted({generator.resolution, args.reference_side})
         result["frechet"] = [frechet(embedded, side, real[side]) for side in sides]
     if args.neighbours:
         made = sheets.samples(generator, weights.params, seed=args.seed + 1, num=QUERIES)
-        result["nearest"] = nearest(made, faces, arrays, args, path.stem)
+        result["nearest"] = nearest(made, faces, eye, args, path.stem)
     if args.inversions:
         result["inversions"] = inversions(generator, weights, faces, args, path.stem)
     return result
@@ -190,9 +190,9 @@ def main(args: argparse.Namespace) -> list[Row]:
     args.out.mkdir(parents=True, exist_ok=True)
     clock, files = cli.Clock(), [load_weights(path) for path in args.generators]
     sides = {build(file.network, file.config).resolution for file in files}
-    arrays, real, results = squeezenet.read(args.data), {}, []
+    eye, real, results = squeezenet.read(args.data), {}, []
     for side in {args.reference_side, *sides} if args.num else ():
-        real[side] = real_halves(args.data, side, args.num, arrays, args.seed)
+        real[side] = real_halves(args.data, side, args.num, eye, args.seed)
     for weights, path in zip(files, args.generators, strict=True):
         results.append(evaluate(weights, path, real, args))
         run = {

@@ -144,10 +144,10 @@ def frechet_rows(data: Path, faces: np.ndarray, folders: Sequence[Path]) -> Iter
     Args:
       folders: of the reconstructions of the even faces, see `disjoint`.
     """
-    arrays, made, num = squeezenet.read(data), reconstructions(folders), len(folders)
+    eye, made, num = squeezenet.read(data), reconstructions(folders), len(folders)
     even, odd = disjoint(len(faces), num)
-    others = squeezenet.pooled_features(arrays, faces[odd])
+    others = squeezenet.pooled_features(eye, faces[odd])
     sets = {**{(REAL, budget): list(faces[even]) for budget in BUDGETS}, **made}
     for (method, budget), images in sets.items():
-        distance = frechet_distance(squeezenet.pooled_features(arrays, np.stack(images)), others)
+        distance = frechet_distance(squeezenet.pooled_features(eye, np.stack(images)), others)
         yield {"method": method, "budget": budget, "faces": num, "Frechet distance": distance}

@@ -7,7 +7,6 @@ the style relevance of each label (CoCosNet, Zhang et al. 2020, Sec. 4.1).
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import jax
@@ -19,9 +18,8 @@ from oeft_jax import metrics
 from oeft_jax._types import Features
 from oeft_jax.losses import contextual_loss, pooled_cells
 from oeft_jax.models.backbone import backbone
-from oeft_jax.weights import load_weights
+from training import squeezenet as reader
 from training import teachers
-from weights_convert.convert import convert
 
 LARGEST = 32  # cells on a side in the distances that compare all positions with all
 
@@ -39,10 +37,7 @@ class Judge(NamedTuple):
 def squeezenet(data: Path) -> Judge:
     """SqueezeNet 1.0 as published, which neither tuned nor taught the bundled networks."""
     taps = ("relu1", "fire2", "fire3", "fire4", "fire5")
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "squeezenet.safetensors"
-        convert("squeezenet1_0", data / "w_squeezenet10" / "squeezenet10_decoded.npz", file)
-        weights = load_weights(file)
+    weights = reader.read(data)
     network = backbone(weights.network, weights.config)
     features = jax.jit(lambda images: network.apply(weights.params, images, taps))
     return Judge("SqueezeNet", features, ("relu1", "fire3", "fire4"), "fire5", "fire3")
