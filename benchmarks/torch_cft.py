@@ -44,6 +44,13 @@ class Pair(NamedTuple):
     local: dict[str, list[Tensor]]  # tap -> of the source, cosines of places a step apart
 
 
+class Bent(NamedTuple):
+    """The augmented pair of a step."""
+
+    source: Tensor  # [1, 3, s, s]
+    target: Tensor
+
+
 class Tuned(NamedTuple):
     """The two copies of the network."""
 
@@ -229,25 +236,26 @@ def phi_taps(config: CorrespondenceConfig) -> tuple[str, ...]:
 
 def make_loss(
     config: CorrespondenceConfig,
-) -> Callable[[Tuned, Pair, Tensor, Tensor, Tensor], dict[str, Tensor]]:
-    """(tuned, pair, augmented source, augmented target, positives) -> terms of Eq. 11.
+) -> Callable[[Tuned, Pair, Bent | None, Tensor], dict[str, Tensor]]:
+    """(tuned, pair, augmented pair if there is one, positives) -> terms of Eq. 11.
 
     It has the options of the two presets: both copies tuned, cells centred over positions, scaled
     by root mean squares, single points matched, patches warped.
     """
     taps, deep = tuple(config.taps), phi_taps(config)
 
-    def loss(
-        tuned: Tuned, pair: Pair, bent_source: Tensor, bent_target: Tensor, positives: Tensor
-    ) -> dict[str, Tensor]:
-        with torch.no_grad():
-            bent_style = style(vgg(pair.phi, bent_target, deep), config)
-        joined = [
-            {tap: torch.cat([one[tap], two[tap]]) for tap in one}
-            for one, two in zip(pair.style, bent_style, strict=True)
-        ]
-        source = torch.cat([pair.source, bent_source])
-        target = torch.cat([pair.target, bent_target])
+    def loss(tuned: Tuned, pair: Pair, bent: Bent | None, positives: Tensor) -> dict[str, Tensor]:
+        source, target, wanted_style = pair.source, pair.target, pair.style
+        if bent is not None:
+            with torch.no_grad():
+                bent_style = style(vgg(pair.phi, bent.target, deep), config)
+            joined = [
+                {tap: torch.cat([one[tap], two[tap]]) for tap in one}
+                for one, two in zip(pair.style, bent_style, strict=True)
+            ]
+            wanted_style = Style(*joined)
+            source = torch.cat([source, bent.source])
+            target = torch.cat([target, bent.target])
         source_cells = hypercolumn(vgg(tuned.source, source, taps), pair.scales, config.grid)
         target_cells = hypercolumn(vgg(tuned.target, target, taps), pair.scales, config.grid)
         warped = warp(source_cells, target_cells, target, alpha=config.alpha, grid=config.grid)
@@ -257,7 +265,7 @@ def make_loss(
         )
         warped_maps = vgg(pair.phi, warped, deep)
         warped_style = style(warped_maps, config)
-        perceptual, contextual = style_losses(warped_style, Style(*joined), config)
+        perceptual, contextual = style_losses(warped_style, wanted_style, config)
         terms = {
             "contrastive": config.lambda_contrastive * contrastive,
             "perceptual": config.lambda_perceptual * perceptual,
@@ -321,7 +329,7 @@ def rate(config: CorrespondenceConfig, done: int) -> float:
 def make_step(
     tuned: Tuned, pair: Pair, config: CorrespondenceConfig, *, compiled: bool = False
 ) -> Callable[[], float]:
-    """One Adam step on the original and an augmented pair, in place; returns the loss."""
+    """One Adam step in place, on an augmented pair too if the settings say so; returns the loss."""
     loss = make_loss(config)
     if compiled:
         loss = torch.compile(loss)
@@ -334,9 +342,11 @@ def make_step(
     def step() -> float:
         positives = torch.randperm(cells, device=pair.source.device)
         positives = positives[: config.num_queries or cells]
-        bent = photometric(pair.source), geometric(pair.target)
+        bent = None
+        if config.augment:
+            bent = Bent(photometric(pair.source), geometric(pair.target))
         optimizer.zero_grad(set_to_none=True)
-        total = torch.stack([*loss(tuned, pair, *bent, positives).values()]).sum()
+        total = torch.stack([*loss(tuned, pair, bent, positives).values()]).sum()
         total.backward()
         optimizer.step()
         falls.step()

@@ -33,7 +33,7 @@ def option(default: Any, text: str, **extra: Any) -> Any:
 class CorrespondenceConfig:
     """Stage 1: correspondence fine-tuning (Sec. 3.2)."""
 
-    steps: int = option(30, "fine-tuning steps; 0 gives the untuned warp", low=0)
+    steps: int = option(40, "fine-tuning steps; 0 gives the untuned warp", low=0)
     features: str = option(
         "bundled", "feature network: 'bundled', a fetched network's name, or a .safetensors file"
     )
@@ -78,7 +78,7 @@ class CorrespondenceConfig:
         "layers of the contextual loss, weighted 1:2:4:...; the structure loss takes the last two",
     )
     contextual_bandwidth: float = option(0.1, "h of the contextual loss", low=1e-4)
-    augment: bool = option(True, "pass an augmented pair beside the original one")
+    augment: bool = option(False, "pass an augmented pair beside the original one")
     optimizer: str = option("adam", "of the networks", choices=OPTIMIZERS)
     learning_rate: float = option(1e-3, "of the networks", low=0, high=1e3)
     schedule: str = option("cosine", "of the rate over the steps", choices=SCHEDULES)
@@ -181,6 +181,7 @@ def _paper() -> Config:
         contextual_taps=("relu3_2", "relu4_2", "relu5_2"),
         lambda_structure=0.0,
         lambda_local_structure=0.0,
+        augment=True,
         learning_rate=1e-4,
         schedule="constant",
         finish="soft",

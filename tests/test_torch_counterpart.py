@@ -1,5 +1,7 @@
 """What the benchmarks compare with computes the same: losses and gradients, term by term."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,47 +82,51 @@ def kernel_of(tensor):
     return tensor.detach().permute(2, 3, 1, 0).numpy()
 
 
-def draws(key, source, target):
-    """What our loss draws from its key: the augmented pair and the queries."""
+def draws(key, source, target, augment):
+    """What our loss draws from its key: the queries and, if asked for, the augmented pair."""
     keys = jax.random.split(key, 3)
+    queries = jax.random.permutation(keys[2] if augment else key, GRID**2)[: CFT.num_queries]
+    if not augment:
+        return (queries,)
     return (
+        queries,
         photometric(keys[0], source, Photometric()),
         geometric(keys[1], target, Geometric()),
-        jax.random.permutation(keys[2], GRID**2)[: CFT.num_queries],
     )
 
 
-@pytest.fixture(scope="module")
-def fine_tuning():
+@pytest.fixture(scope="module", params=[True, False], ids=["augmented", "alone"])
+def fine_tuning(request):
     """Terms and gradients of our loss, and what it was given besides weights and pictures."""
+    config = dataclasses.replace(CFT, augment=request.param)
     with jax.enable_x64(True):
         taps = tuple({*CFT.taps, *CFT.gram_taps, *CFT.contextual_taps})
         params = random_params(lambda key: VGG.init(key, taps), 0)
         source, target = (jnp.asarray(picture) for picture in pictures(2))
-        optimizer = correspondence.default_optimizer(CFT)
+        optimizer = correspondence.default_optimizer(config)
         state, pair = correspondence.init(
-            params, params, source, target, backbone=VGG, config=CFT, optimizer=optimizer
+            params, params, source, target, backbone=VGG, config=config, optimizer=optimizer
         )
         moved = random_params(lambda key: VGG.init(key, taps), 1)  # the two copies differ
         tuned = {"source": state.params["source"], "target": jax.tree.map(jnp.asarray, moved)}
-        losses = correspondence.default_losses(CFT)
+        losses = correspondence.default_losses(config)
         loss_fn = jax.jit(
-            jax.value_and_grad(correspondence.make_loss(VGG, CFT, losses), has_aux=True)
+            jax.value_and_grad(correspondence.make_loss(VGG, config, losses), has_aux=True)
         )
         key = jax.random.key(5)
         (_, terms), grads = loss_fn(tuned, pair, key)
-        given = jax.jit(draws)(key, source, target)
+        given = jax.jit(draws, static_argnums=3)(key, source, target, config.augment)
         return params, moved, terms, grads, [np.asarray(value) for value in given]
 
 
 @layouts
 def test_fine_tuning_has_our_terms_and_gradients(fine_tuning, layout):
-    params, moved, terms, grads, (bent_source, bent_target, positives) = fine_tuning
+    params, moved, terms, grads, (positives, *bent) = fine_tuning
     layout = LAYOUTS[layout]
     tuned, pair = torch_cft.init(params, *pictures(2), config=CFT, device=CPU, layout=layout)
     tuned = tuned._replace(target=torch_cft.vgg_weights(moved, CPU, layout, tuned=True))
-    bent = [torch_cft.to_tensor(x, CPU, layout) for x in (bent_source, bent_target)]
-    found = torch_cft.make_loss(CFT)(tuned, pair, *bent, torch.tensor(positives))
+    bent = torch_cft.Bent(*(torch_cft.to_tensor(x, CPU, layout) for x in bent)) if bent else None
+    found = torch_cft.make_loss(CFT)(tuned, pair, bent, torch.tensor(positives))
     assert set(found) == set(terms)
     for name, value in terms.items():
         assert_close(value, found[name].detach().numpy())
@@ -181,12 +187,14 @@ def test_inversion_has_our_terms_and_gradients(inverting, layout, batched):
     assert_close(grads.importance, theirs.importance.grad.numpy())
 
 
-def test_steps_lower_the_loss_and_move_both_copies():
+@pytest.mark.parametrize("augment", [True, False])
+def test_steps_lower_the_loss_and_move_both_copies(augment):
+    config = dataclasses.replace(CFT, augment=augment)
     params = random_params(lambda key: VGG.init(key, ("relu4_1",)), 0)
-    tuned, pair = torch_cft.init(params, *pictures(2), config=CFT, device=CPU)
+    tuned, pair = torch_cft.init(params, *pictures(2), config=config, device=CPU)
     before = [leaf.detach().clone() for leaf in torch_cft.leaves(tuned)]
     torch.manual_seed(0)
-    losses = [step() for step in [torch_cft.make_step(tuned, pair, CFT)] * 30]
+    losses = [step() for step in [torch_cft.make_step(tuned, pair, config)] * 30]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     after = torch_cft.leaves(tuned)
     assert all(bool((a != b).any()) for a, b in zip(before, after, strict=True))

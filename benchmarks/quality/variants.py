@@ -12,6 +12,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "paper's losses and rate": {
         "lambda_structure": 0.0,
         "lambda_local_structure": 0.0,
+        "augment": True,
         "learning_rate": 1e-4,
         "schedule": "constant",
     },
@@ -25,7 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no contextual loss": {"lambda_contextual": 0.0},
     "no structure loss": {"lambda_structure": 0.0},
     "no local structure loss": {"lambda_local_structure": 0.0},
-    "no augmentation": {"augment": False},  # the paper's Figure 8
+    "augmentation": {"augment": True},  # the paper's Figure 8
     "contrastive loss x 3": {"lambda_contrastive": 3.0},
     "Gram loss x 5": {"lambda_perceptual": 5.0},
     "contextual loss x 3": {"lambda_contextual": 3.0},
