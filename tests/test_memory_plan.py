@@ -52,6 +52,7 @@ def config(tmp_path_factory):
         contextual_taps=("relu2_1",),
         lambda_contextual=0.0,
         lambda_structure=0.0,
+        augment=True,
         num_queries=16,
     )
     inversion = InversionConfig(
@@ -258,7 +259,7 @@ def test_every_proposal_is_a_setting_that_can_be_used(start):
 
 
 def test_proposals_of_a_large_run():
-    config = changed(Config(), image_size=1024, grid=256, tile=65536)
+    config = changed(Config(), image_size=1024, grid=256, tile=65536, augment=True)
     flags = [flags_between(config, one) for one in memory_fit._smaller_1(config)]
     assert flags == [
         "--tile 1024",
@@ -273,7 +274,8 @@ def test_proposals_of_a_large_run():
 
 
 def test_a_smaller_tile_comes_first_where_the_correlation_is_one():
-    flags = [flags_between(Config(), one) for one in memory_fit._smaller_1(Config())]
+    config = changed(Config(), augment=True)
+    flags = [flags_between(config, one) for one in memory_fit._smaller_1(config)]
     assert flags[:2] == ["--tile 1024", "--tile 1024 --no-augment"]
 
 
@@ -294,7 +296,7 @@ def test_the_first_that_fits_is_found_with_few_trials(limit):
 def test_flags_between_are_read_back():
     old = preset_of("bundled")
     new = preset_of("draft")
-    new = dataclasses.replace(changed(new, augment=False), refine=RefineConfig("never"), seed=3)
+    new = dataclasses.replace(changed(new, augment=True), refine=RefineConfig("never"), seed=3)
     words = flags_between(old, new).split()
     assert config_from(parser().parse_args(words)) == new
     assert flags_between(new, new) == ""
