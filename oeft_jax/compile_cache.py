@@ -18,4 +18,6 @@ def use() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+        # A run has some 160 small programs, which together take as long to compile as a large one.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         compilation_cache.reset_cache()  # what was compiled before fixed it to none

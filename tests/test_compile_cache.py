@@ -11,7 +11,6 @@ from oeft_jax import compile_cache
 PROGRAM = """
 import jax, jax.numpy as jnp
 from oeft_jax import compile_cache
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 compile_cache.use()
 jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((5, 7))).block_until_ready()
 """
@@ -23,7 +22,7 @@ def run(folder, **environment):
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True)
 
 
-def test_programs_are_kept_in_the_cache_folder_and_found_again(tmp_path):
+def test_the_smallest_programs_are_kept_and_found_again(tmp_path):
     run(tmp_path)
     first = sorted((tmp_path / "compiled").glob("*-cache"))
     assert first
@@ -32,7 +31,11 @@ def test_programs_are_kept_in_the_cache_folder_and_found_again(tmp_path):
 
 
 def test_folder_that_jax_was_given_is_kept(tmp_path):
-    run(tmp_path / "ours", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "theirs"))
+    theirs = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "theirs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    run(tmp_path / "ours", **theirs)
     assert not (tmp_path / "ours").exists()
     assert list((tmp_path / "theirs").glob("*-cache"))
 
