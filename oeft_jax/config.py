@@ -60,10 +60,10 @@ class CorrespondenceConfig:
     num_queries: int = option(1024, "source cells sampled a step for InfoNCE; 0 for all", low=0)
     stop_gradient: bool = option(False, "treat InfoNCE's keys as constants")
     lambda_contrastive: float = option(1.0, "weight of InfoNCE (Eq. 8)", low=0)
-    lambda_perceptual: float = option(1.0, "weight of the Gram loss (Eq. 9)", low=0)
+    lambda_perceptual: float = option(2.0, "weight of the Gram loss (Eq. 9)", low=0)
     lambda_contextual: float = option(1.0, "weight of the contextual loss (Eq. 10)", low=0)
     lambda_structure: float = option(
-        10.0, "weight of the distance of the warp's self-similarity to the source's", low=0
+        20.0, "weight of the distance of the warp's self-similarity to the source's", low=0
     )
     lambda_local_structure: float = option(
         10.0, "weight of the same between neighbouring places of shallow layers", low=0
@@ -179,6 +179,7 @@ def _paper() -> Config:
         taps=("relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         gram_taps=("relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         contextual_taps=("relu3_2", "relu4_2", "relu5_2"),
+        lambda_perceptual=1.0,
         lambda_structure=0.0,
         lambda_local_structure=0.0,
         augment=True,

@@ -10,6 +10,7 @@ DEFAULT = "default"
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "paper's losses and rate": {
+        "lambda_perceptual": 1.0,
         "lambda_structure": 0.0,
         "lambda_local_structure": 0.0,
         "augment": True,
@@ -28,13 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no local structure loss": {"lambda_local_structure": 0.0},
     "augmentation": {"augment": True},  # the paper's Figure 8
     "contrastive loss x 3": {"lambda_contrastive": 3.0},
-    "Gram loss x 5": {"lambda_perceptual": 5.0},
+    "Gram loss x 5": {"lambda_perceptual": 10.0},
     "contextual loss x 3": {"lambda_contextual": 3.0},
-    "structure loss x 3": {"lambda_structure": 30.0},
+    "structure loss x 3": {"lambda_structure": 60.0},
     "local structure loss x 2": {"lambda_local_structure": 20.0},
     "local structure loss x 10 and Gram loss x 5": {
         "lambda_local_structure": 100.0,
-        "lambda_perceptual": 5.0,
+        "lambda_perceptual": 10.0,
     },
     "cycle loss": {"lambda_cycle": 1.0},
     "anchor loss": {"lambda_anchor": 10.0},
