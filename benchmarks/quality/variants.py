@@ -28,6 +28,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no structure loss": {"lambda_structure": 0.0},
     "no local structure loss": {"lambda_local_structure": 0.0},
     "augmentation": {"augment": True},  # the paper's Figure 8
+    "Gram loss x 1/2 and structure loss x 1/2": {
+        "lambda_perceptual": 1.0,
+        "lambda_structure": 10.0,
+    },
+    "the same and augmentation": {
+        "lambda_perceptual": 1.0,
+        "lambda_structure": 10.0,
+        "augment": True,
+    },
     "contrastive loss x 3": {"lambda_contrastive": 3.0},
     "Gram loss x 5": {"lambda_perceptual": 10.0},
     "contextual loss x 3": {"lambda_contextual": 3.0},
