@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.quality import bent, intervals, judge, pairs, tables, truth, tuned, variants
+from benchmarks.quality import (
+    bent,
+    intervals,
+    judge,
+    pairs,
+    summary,
+    tables,
+    truth,
+    tuned,
+    variants,
+)
 from benchmarks.quality.judge import Judge
 from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.runs import Kept
@@ -258,3 +268,13 @@ def test_judges_rank_a_recoloured_photo_between_itself_and_another(shared_data):
         assert source[name] > middle[name] > target[name] - 1e-6
         name = "self-similarity distance"
         assert source[name] < middle[name] < target[name]
+
+
+def test_pictures_of_another_program_have_a_table_without_ours():
+    job = {"section": "comparators", "method": "theirs", "size": 64}
+    rows = [
+        {"job": {**job, "id": name}, "judge": "J", **dict.fromkeys(tables.RATIOS, value)}
+        for name, value in (("a", 1.0), ("b", 3.0))
+    ]
+    (row,) = summary.all_tables(rows)["Methods, judged in J"].values()
+    assert {name: number.value for name, number in row.items()} == dict.fromkeys(tables.RATIOS, 2.0)

@@ -127,19 +127,19 @@ def external(bench: Bench, name: str, folder: Path) -> None:
         pair = pairs.read_pair(bench.data, known[path.stem], size=bench.amount.size, fit=fit)
         picture = resize(read_image(path), pair.source.shape[:2])
         job = {"section": "comparators", "method": name, "id": pair.id}
-        _do(bench, job, partial(judged, bench, pair, picture, name, float("nan")))
+        _do(bench, job, partial(judged, bench, pair, picture, name, None))
 
 
 def judged(
-    bench: Bench, pair: PhotoPair, picture: np.ndarray, name: str, seconds: float
+    bench: Bench, pair: PhotoPair, picture: np.ndarray, name: str, seconds: float | None
 ) -> Iterator[Row]:
-    """A finished picture as every judge sees it."""
+    """A finished picture as every judge sees it, and the seconds that it took if they are known."""
     folder = bench.out / "pictures" / pair.id
     folder.mkdir(parents=True, exist_ok=True)
     write_png(folder / f"{name}.png", picture)
     for one in bench.judges:
         numbers = judge.measures(one, judge.prepare(one, pair), picture)
-        yield {"judge": one.name, "seconds": seconds, **numbers}
+        yield {"judge": one.name, **({} if seconds is None else {"seconds": seconds}), **numbers}
 
 
 def inversion(bench: Bench, steps: int) -> None:

@@ -60,9 +60,9 @@ def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
             made[f"Matching, gain over the default, {last} steps, {where}"] = tables.gains(
                 same, base
             )
-    for one in judges:
-        title = f"Methods, judged in {one}"
-        made[title] = tables.methods(_beside(rows, tuned), one)
+    beside = _beside(rows, tuned)
+    for one in dict.fromkeys(row["judge"] for row in beside):
+        made[f"Methods, judged in {one}"] = tables.methods(beside, one)
     made["Inversion"] = inversions_table([r for r in rows if r["job"]["section"] == "inversion"])
     chosen = [row for row in rows if row["job"]["section"] == "selection"]
     for measure in dict.fromkeys(row["measure"] for row in chosen):

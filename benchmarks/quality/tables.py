@@ -107,7 +107,7 @@ def methods(rows: Sequence[Row], judge: str) -> Table:
     found: dict[str, Cells] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row["judge"] == judge:
-            for name in (*RATIOS, "seconds"):
+            for name in (*RATIOS, "seconds") if "seconds" in row else RATIOS:
                 found[row["job"]["method"]][name][row["job"]["id"]] = row[name]
     shared = set.intersection(*(set(one[RATIOS[0]]) for one in found.values())) if found else set()
     return {
