@@ -212,7 +212,12 @@ def _draft() -> Config:
     )
 
 
-PRESETS = {"bundled": Config(), "draft": _draft(), "paper": _paper()}
+PRESETS = {
+    "bundled": Config(),
+    "draft": _draft(),
+    "fine": Config(CorrespondenceConfig(steps=80)),
+    "paper": _paper(),
+}
 
 
 def preset(name: str) -> Config:

@@ -16,6 +16,7 @@ from tiny_networks import NETWORKS, random_params
 from oeft_jax import memory, memory_fit, memory_plan, pipeline
 from oeft_jax._checks import InputError
 from oeft_jax.config import (
+    PRESETS,
     Config,
     CorrespondenceConfig,
     InversionConfig,
@@ -247,7 +248,7 @@ def test_fewer_codes_where_the_inversion_is_too_large(config, parts, monkeypatch
     ]
 
 
-@pytest.mark.parametrize("start", ["bundled", "draft", "paper"])
+@pytest.mark.parametrize("start", sorted(PRESETS))
 def test_every_proposal_is_a_setting_that_can_be_used(start):
     config = preset_of(start)
     for proposals in (memory_fit._smaller_1(config), memory_fit._smaller_2(config)):
