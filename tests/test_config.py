@@ -61,7 +61,7 @@ def test_preset_passes_its_own_check(name):
 
 
 def test_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="preset='fast' .*accepted: bundled, draft, paper"):
+    with pytest.raises(InputError, match="preset='fast' .*accepted: bundled, draft, fine, paper"):
         preset("fast")
 
 
