@@ -124,11 +124,12 @@ def inversions(
     return result
 
 
-def evaluate(weights: Weights, path: Path, real: dict[int, Any], args: Any) -> Row:
+def evaluate(weights: Weights, path: Path, real: dict[int, Any], eye: Weights, args: Any) -> Row:
     """Everything about one weight file; pictures are named after it.
 
     Args:
       real: side in pixels -> features of both halves of the real faces.
+      eye: the network of all features.
     """
     generator = build(weights.network, weights.config)
     result: Row = {
@@ -138,7 +139,6 @@ def evaluate(weights: Weights, path: Path, real: dict[int, Any], args: Any) -> R
         "made": weights.metadata,
     }
     sheets.save_samples(args.out / f"{path.stem}-samples.png", generator, weights.params, seed=7)
-    eye = squeezenet.read(args.data)
     faces = photos.load_faces(args.data, generator.resolution)
     if args.num:
         made = sheets.samples(generator, weights.params, seed=args.seed + 1, num=args.num)
@@ -194,7 +194,7 @@ def main(args: argparse.Namespace) -> list[Row]:
     for side in {args.reference_side, *sides} if args.num else ():
         real[side] = real_halves(args.data, side, args.num, eye, args.seed)
     for weights, path in zip(files, args.generators, strict=True):
-        results.append(evaluate(weights, path, real, args))
+        results.append(evaluate(weights, path, real, eye, args))
         run = {
             "seed": args.seed,
             "jax": jax.__version__,

@@ -7,16 +7,19 @@ from oeft_jax._checks import check_choice
 from oeft_jax.config import Config, CorrespondenceConfig, preset
 
 DEFAULT = "default"
+PAPER = preset("paper").correspondence
+PAPERS = (
+    "lambda_perceptual",
+    "lambda_structure",
+    "lambda_local_structure",
+    "augment",
+    "learning_rate",
+    "schedule",
+)
+HALVED = {"lambda_perceptual": 1.0, "lambda_structure": 10.0}
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
-    "paper's losses and rate": {
-        "lambda_perceptual": 1.0,
-        "lambda_structure": 0.0,
-        "lambda_local_structure": 0.0,
-        "augment": True,
-        "learning_rate": 1e-4,
-        "schedule": "constant",
-    },
+    "paper's losses and rate": {name: getattr(PAPER, name) for name in PAPERS},
     "steady rate 3e-4 and no local structure loss": {
         "lambda_local_structure": 0.0,
         "learning_rate": 3e-4,
@@ -28,15 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no structure loss": {"lambda_structure": 0.0},
     "no local structure loss": {"lambda_local_structure": 0.0},
     "augmentation": {"augment": True},  # the paper's Figure 8
-    "Gram loss x 1/2 and structure loss x 1/2": {
-        "lambda_perceptual": 1.0,
-        "lambda_structure": 10.0,
-    },
-    "the same and augmentation": {
-        "lambda_perceptual": 1.0,
-        "lambda_structure": 10.0,
-        "augment": True,
-    },
+    "Gram and structure loss x 1/2": HALVED,
+    "Gram and structure loss x 1/2 and augmentation": {**HALVED, "augment": True},
     "contrastive loss x 3": {"lambda_contrastive": 3.0},
     "Gram loss x 5": {"lambda_perceptual": 10.0},
     "contextual loss x 3": {"lambda_contextual": 3.0},
