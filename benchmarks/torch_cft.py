@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.torch_augment import geometric, photometric
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
+from oeft_jax.warp import FADE
 
 STEPS = (1, 3)  # places apart that the local structure loss compares
 LARGEST = 32  # cells on a side that the contextual loss sees
@@ -127,14 +128,32 @@ def hypercolumn(maps: Maps, scales: Maps, grid: int) -> Tensor:
     return flat(torch.cat([resize(maps[tap], grid) / scales[tap] for tap in sorted(maps)], 1))
 
 
-def warp(source: Tensor, target: Tensor, image: Tensor, *, alpha: float, grid: int) -> Tensor:
+def warp(source: Tensor, target: Tensor, image: Tensor, config: CorrespondenceConfig) -> Tensor:
     """Eq. 3-6 on hypercolumns: the target's patches moved to source cells."""
+    grid = config.grid
     side = image.shape[2] // grid
     source, target = (unit(cells - cells.mean(1, keepdim=True)) for cells in (source, target))
-    weights = torch.softmax(torch.bmm(alpha * source, target.transpose(1, 2)), -1)
+    weights = torch.softmax(torch.bmm(config.alpha * source, target.transpose(1, 2)), -1)
+    if config.warp == "overlap":
+        return overlapping(weights, image, side)
     moved = torch.bmm(weights, F.pixel_unshuffle(image, side).flatten(2).transpose(1, 2))
     moved = moved.transpose(1, 2).unflatten(2, (grid, grid))
     return F.pixel_shuffle(moved, side)
+
+
+def overlapping(weights: Tensor, image: Tensor, cell: int) -> Tensor:
+    """Patches two cells wide, mixed, faded out towards their borders and put together."""
+    size, before = image.shape[2], cell // 2
+    wide = F.pad(image, (before, cell - before) * 2, mode="reflect")
+    mixed = torch.bmm(F.unfold(wide, 2 * cell, stride=cell), weights.transpose(1, 2))
+    distance = (torch.arange(2 * cell, dtype=image.dtype, device=image.device) + 0.5) / cell - 1
+    window = torch.exp(-FADE * distance**2)
+    window = torch.outer(window, window).flatten().repeat(3)[None, :, None]
+    total, weight = (
+        F.fold(patches, wide.shape[2:], 2 * cell, stride=cell)
+        for patches in (mixed * window, window.expand_as(mixed))
+    )
+    return (total / weight)[:, :, before : before + size, before : before + size]
 
 
 def info_nce(query: Tensor, keys: Tensor, positives: Tensor, *, temperature: float) -> Tensor:
@@ -240,7 +259,7 @@ def make_loss(
     """(tuned, pair, augmented pair if there is one, positives) -> terms of Eq. 11.
 
     It has the options of the two presets: both copies tuned, cells centred over positions, scaled
-    by root mean squares, single points matched, patches warped.
+    by root mean squares, single points matched, patches warped, apart or overlapping.
     """
     taps, deep = tuple(config.taps), phi_taps(config)
 
@@ -258,7 +277,7 @@ def make_loss(
             target = torch.cat([target, bent.target])
         source_cells = hypercolumn(vgg(tuned.source, source, taps), pair.scales, config.grid)
         target_cells = hypercolumn(vgg(tuned.target, target, taps), pair.scales, config.grid)
-        warped = warp(source_cells, target_cells, target, alpha=config.alpha, grid=config.grid)
+        warped = warp(source_cells, target_cells, target, config)
         warped_cells = hypercolumn(vgg(tuned.target, warped, taps), pair.scales, config.grid)
         contrastive = info_nce(
             source_cells[:, positives], warped_cells, positives, temperature=config.temperature

@@ -54,7 +54,7 @@ class CorrespondenceConfig:
     )
     shared_weights: bool = option(False, "one network for source and target, not two copies")
     alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
-    warp: str = option("patch", "soft warp during tuning", choices=WARPS)
+    warp: str = option("overlap", "soft warp during tuning", choices=WARPS)
     finish: str = option("voted", "the warp at working size", choices=FINISHES)
     temperature: float = option(0.07, "of InfoNCE (Eq. 7)", low=1e-4)
     num_queries: int = option(1024, "source cells sampled a step for InfoNCE; 0 for all", low=0)
@@ -185,6 +185,7 @@ def _paper() -> Config:
         augment=True,
         learning_rate=1e-4,
         schedule="constant",
+        warp="patch",
         finish="soft",
     )
     inversion = InversionConfig(

@@ -5,6 +5,7 @@ weights), `step` is one Adam step on the original and an augmented pair, `run` l
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ class Pair(NamedTuple):
     scales: dict[str, jax.Array]  # of the taps
     phi: Params  # frozen weights of the loss network
     target_phi: Features  # its view of the target
-    source_phi: Features  # and of the source
+    source_structure: L.Structure  # and what it sees in the source
     start: Params  # where the tuned weights began
 
 
@@ -88,10 +89,25 @@ def phi_taps(config: CorrespondenceConfig) -> Taps:
     return tuple(sorted({*config.gram_taps, *config.contextual_taps}))
 
 
-def structure_taps(config: CorrespondenceConfig) -> Taps:
-    """Taps of the frozen network on the source, none where the structure loss is off."""
-    deep = config.contextual_taps[-2:] if config.lambda_structure else ()
-    return (*(config.gram_taps[:2] if config.lambda_local_structure else ()), *deep)
+def structure_taps(config: CorrespondenceConfig) -> tuple[Taps, Taps]:
+    """Taps of the structure loss and of the local one, none for a loss that is off."""
+    whole = config.contextual_taps[-2:] if config.lambda_structure else ()
+    local = config.gram_taps[:2] if config.lambda_local_structure else ()
+    return whole, local
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def structure_of(features: Features, whole: Taps, local: Taps) -> L.Structure:
+    """What the structure losses compare the warp with, from features of the source."""
+    return L.Structure(
+        {tap: L.self_similarity(_at_most_32(features[tap])) for tap in whole},
+        {tap: L.local_similarities(features[tap]) for tap in local},
+    )
+
+
+def _at_most_32(features: jax.Array) -> jax.Array:
+    """A map as the cells that losses over all pairs of cells can afford."""
+    return L.pooled_cells(features, 32)
 
 
 def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.LossFn]]:
@@ -121,8 +137,8 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
         weights = 2.0 ** np.arange(len(config.contextual_taps))
         each = [
             L.contextual_loss(
-                L.pooled_cells(x.target_phi[tap], 32),
-                L.pooled_cells(x.warped_phi[tap], 32),
+                _at_most_32(x.target_phi[tap]),
+                _at_most_32(x.warped_phi[tap]),
                 bandwidth=config.contextual_bandwidth,
             )
             for tap in config.contextual_taps
@@ -131,15 +147,15 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
 
     def structure(x: L.LossInputs) -> jax.Array:
         each = [
-            L.structure_loss(*(L.pooled_cells(y[tap], 32) for y in (x.warped_phi, x.source_phi)))
-            for tap in config.contextual_taps[-2:]
+            L.structure_loss(_at_most_32(x.warped_phi[tap]), of_source)
+            for tap, of_source in x.source_structure.whole.items()
         ]
         return jnp.mean(jnp.stack(each))
 
     def local_structure(x: L.LossInputs) -> jax.Array:
         each = [
-            L.local_structure_loss(x.warped_phi[tap], x.source_phi[tap])
-            for tap in config.gram_taps[:2]
+            L.local_structure_loss(x.warped_phi[tap], of_source)
+            for tap, of_source in x.source_structure.local.items()
         ]
         return jnp.mean(jnp.stack(each))
 
@@ -196,9 +212,11 @@ def init(
     features = jax.jit(backbone.apply, static_argnums=2)
     scales = layer_scales(features(params, source, tuple(config.taps)), config.layer_scale)
     target_phi = features(phi, target, phi_taps(config))
-    taps = structure_taps(config)
-    source_phi = features(phi, source, taps) if taps else {}
-    pair = Pair(source, target, scales, phi, target_phi, source_phi, start)
+    whole, local = structure_taps(config)
+    of_source = features(phi, source, (*whole, *local)) if whole or local else {}
+    pair = Pair(
+        source, target, scales, phi, target_phi, structure_of(of_source, whole, local), start
+    )
     tuned = jax.tree.map(jnp.copy, start)  # the state is donated, the anchor must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
 
@@ -306,7 +324,7 @@ def make_loss(
             warped_cells=_keys(params, warped, pair.scales, backbone, config),
             target_phi=target_phi,
             warped_phi=backbone.apply(pair.phi, warped, phi_taps(config)),
-            source_phi=pair.source_phi,
+            source_structure=pair.source_structure,
             params=params,
             start_params=pair.start,
         )

@@ -3,7 +3,7 @@
 Cells are [n, p, c], feature maps [n, h, w, c]; every loss is a mean over the batch, shape [].
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -113,8 +113,8 @@ def pooled_cells(features: jax.Array, largest: int) -> jax.Array:
     return features.reshape(n, h * w, c)
 
 
-def structure_loss(warped: jax.Array, source: jax.Array) -> jax.Array:
-    """Mean squared difference of two maps' centred cosine self-similarities.
+def structure_loss(warped: jax.Array, of_source: jax.Array) -> jax.Array:
+    """Mean squared difference of the warp's centred cosine self-similarities and the source's.
 
     Not in the paper: after Splice (Tumanyan et al. 2022), there of a vision transformer's keys. How
     alike two places of a picture are does not depend on what it looks like, so this keeps the
@@ -122,44 +122,50 @@ def structure_loss(warped: jax.Array, source: jax.Array) -> jax.Array:
 
     Args:
       warped: [n, p, c].
-      source: [1 or n, p, c'].
+      of_source: [1 or n, p, p], from `self_similarity`.
     """
-    ours, theirs = (_self_similarity(x) for x in (warped, source))
-    return jnp.mean((ours - theirs) ** 2)
+    return jnp.mean((self_similarity(warped) - of_source) ** 2)
 
 
-def _self_similarity(cells: jax.Array) -> jax.Array:
+def self_similarity(cells: jax.Array) -> jax.Array:
     """Cosine of every two cells, minus the mean over cells (as Eq. 4-5). -> [n, p, p]."""
     cells = unit(centred(cells))
     return jnp.einsum("npc,nqc->npq", cells, cells, precision="highest")
 
 
-def local_structure_loss(warped: jax.Array, source: jax.Array) -> jax.Array:
+def local_structure_loss(warped: jax.Array, of_source: Sequence[jax.Array]) -> jax.Array:
     """As `structure_loss`, but each place is compared with those around it alone, in whole maps.
 
     Self-similarity around a place (Shechtman and Irani 2007) is where outlines are, which a few
-    cells on a side do not hold. Steps as wide as a map are left out.
+    cells on a side do not hold.
 
     Args:
       warped: [n, h, w, c].
-      source: [1 or n, h, w, c].
+      of_source: from `local_similarities` of a map [1 or n, h, w, c'].
     """
-    each = []
-    for step in (step for step in STEPS if step < min(source.shape[1:3])):
-        for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
-            ours, theirs = (_beside(x, dy, dx) for x in (warped, source))
-            each.append(jnp.mean((ours - theirs) ** 2))
+    ours = local_similarities(warped)
+    each = [jnp.mean((a - b) ** 2) for a, b in zip(ours, of_source, strict=True)]
     return jnp.mean(jnp.stack(each)) if each else jnp.float32(0)
 
 
-def _beside(features: jax.Array, dy: int, dx: int) -> jax.Array:
-    """Cosine of every place and the one at (dy, dx) from it, dy >= 0. -> [n, h - dy, w - |dx|]."""
+def local_similarities(features: jax.Array) -> tuple[jax.Array, ...]:
+    """Cosines of every place and those 1 and 3 from it, axis by axis and diagonally.
+
+    Args:
+      features: [n, h, w, c]; steps as wide as it is are left out.
+    Returns:
+      Eight maps [n, h - dy, w - |dx|] at most.
+    """
     n, h, w, c = features.shape
     cells = unit(centred(features.reshape(n, h * w, c))).reshape(n, h, w, c)
-    here, there = (cells[:, : h - dy], cells[:, dy:])
-    if dx < 0:
-        return jnp.sum(here[:, :, -dx:] * there[:, :, :dx], axis=-1)
-    return jnp.sum(here[:, :, : w - dx] * there[:, :, dx:], axis=-1)
+    found = []
+    for step in (step for step in STEPS if step < min(h, w)):
+        for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
+            here, there = cells[:, : h - dy], cells[:, dy:]
+            left, right = max(-dx, 0), max(dx, 0)  # columns that have no neighbour on that side
+            product = here[:, :, left : w - right] * there[:, :, right : w - left]
+            found.append(jnp.sum(product, axis=-1))
+    return tuple(found)
 
 
 def cycle_loss(back: jax.Array, target: jax.Array) -> jax.Array:
@@ -178,6 +184,13 @@ def _pairs(a: Params, b: Params) -> list[tuple[jax.Array, jax.Array]]:
     return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+class Structure(NamedTuple):
+    """How alike the places of a picture are in the frozen network, by tap."""
+
+    whole: dict[str, jax.Array]  # [1, p, p], from `self_similarity`
+    local: dict[str, tuple[jax.Array, ...]]  # from `local_similarities`
+
+
 class LossInputs(NamedTuple):
     """All that a loss may look at. n counts original and augmented pairs."""
 
@@ -190,7 +203,7 @@ class LossInputs(NamedTuple):
     warped_cells: jax.Array | Columns  # [n, p, c], hypercolumn of the warp under W_T
     target_phi: Features  # frozen network on the target
     warped_phi: Features  # frozen network on the warp
-    source_phi: Features  # frozen network on the source as it is, [1, h, w, c]
+    source_structure: Structure  # of the source as it is
     params: Params  # what is being tuned
     start_params: Params  # and where it began
 

@@ -7,6 +7,7 @@ of square grids in row order.
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from oeft_jax._checks import check_choice
 from oeft_jax.correlation import Matches
@@ -14,7 +15,9 @@ from oeft_jax.dense import mix
 from oeft_jax.models.layers import average_pool
 from oeft_jax.tiled import TILE, attend, best_match
 
-WARPS = ("patch", "pooled")
+WARPS = ("patch", "overlap", "pooled")
+QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a patch two cells wide, (down, right)
+FADE = 3.0  # of the window over such a patch: exp(-FADE d^2), d cells from its middle
 
 
 def warp(values: jax.Array, matches: Matches, *, alpha: float, tile: int = TILE) -> jax.Array:
@@ -46,6 +49,54 @@ def patches_to_image(patches: jax.Array, size: int) -> jax.Array:
     return blocks.reshape(n, size, size, 3)
 
 
+def wide_patches(images: jax.Array, grid: int) -> jax.Array:
+    """Patches two cells wide, one around each cell, mirrored at the image's border.
+
+    Args:
+      images: [n, s, s, 3].
+    Returns:
+      [n, grid^2, 4 (s/grid)^2 3], quarter by quarter.
+    """
+    n, size, _, c = images.shape
+    cell = size // grid
+    edges = (cell // 2, cell - cell // 2)
+    padded = jnp.pad(images, ((0, 0), edges, edges, (0, 0)), mode="reflect")
+    blocks = padded.reshape(n, grid + 1, cell, grid + 1, cell, c)
+    quarters = [blocks[:, dy : dy + grid, :, dx : dx + grid] for dy, dx in QUARTERS]
+    cells = jnp.stack(quarters, axis=1).transpose(0, 2, 4, 1, 3, 5, 6)
+    return cells.reshape(n, grid * grid, 4 * cell * cell * c)
+
+
+def blended(patches: jax.Array, size: int) -> jax.Array:
+    """The image whose `wide_patches` these are; where they differ, a blend that has no block edges.
+
+    A Gaussian window fades every patch out towards its border.
+
+    Args:
+      patches: [n, p, d], p a square number.
+    Returns:
+      [n, size, size, 3].
+    """
+    n, side = patches.shape[0], round(patches.shape[1] ** 0.5)
+    cell = size // side
+    window = np.exp(-FADE * ((np.arange(2 * cell) + 0.5) / cell - 1) ** 2)
+    halves = (window / (window + np.roll(window, cell))).reshape(2, cell)  # sum to 1 with the next
+    covered = np.ones(size + cell)
+    covered[:cell], covered[size:] = halves  # no next one at the border of the image
+    quarters = patches.reshape(n, side, side, 4, cell, cell, 3)
+    total = jnp.zeros((n, side + 1, cell, side + 1, cell, 3), patches.dtype)
+    for number, (dy, dx) in enumerate(QUARTERS):
+        weight = np.outer(halves[dy], halves[dx])[None, None, None, :, :, None]
+        faded = quarters[:, :, :, number] * jnp.asarray(weight, patches.dtype)
+        blocks = faded.transpose(0, 1, 3, 2, 4, 5)
+        around = ((0, 0), (dy, 1 - dy), (0, 0), (dx, 1 - dx), (0, 0), (0, 0))
+        total = total + jnp.pad(blocks, around)
+    image = total.reshape(n, size + cell, size + cell, 3)
+    image = image / jnp.asarray(np.outer(covered, covered)[None, :, :, None], image.dtype)
+    kept = slice(cell // 2, cell // 2 + size)
+    return image[:, kept, kept]
+
+
 def warp_image(
     target: jax.Array, matches: Matches, *, alpha: float, mode: str = "patch", tile: int = TILE
 ) -> jax.Array:
@@ -54,21 +105,27 @@ def warp_image(
     "patch" mixes patches of size/grid pixels, so that r is as large as the target although the
     correlation is coarser; "pooled" mixes block means and scales the result up bilinearly. The
     paper writes r at the grid's size, yet feeds it on at 256: both are CoCosNet's ways there.
+    "overlap" mixes patches twice as wide and blends them where they overlap, which leaves no edge
+    between cells.
 
     Args:
       target: [n, size, size, 3].
       matches: of p and q cells; size is a multiple of the target grid's side.
       tile: cells on a side of what is in memory at once.
     Returns:
-      [n, s, s, 3]: "pooled" at the target's size, "patch" at as many of its patches as the
-      source grid has cells, which is the same size where p = q.
+      [n, s, s, 3]: "pooled" at the target's size, the others at one target cell for each source
+      cell, which is the same size where p = q.
     """
     check_choice("warp", mode, WARPS)
     n, size = target.shape[0], target.shape[1]
     side, grid = (round(cells.shape[1] ** 0.5) for cells in (matches.source, matches.target))
+    moved = side * (size // grid)
+    if mode == "overlap":
+        patches = warp(wide_patches(target, grid), matches, alpha=alpha, tile=tile)
+        return blended(patches, moved)
     if mode == "patch":
         patches = warp(image_to_patches(target, grid), matches, alpha=alpha, tile=tile)
-        return patches_to_image(patches, side * (size // grid))
+        return patches_to_image(patches, moved)
     pooled = average_pool(target, size // grid).reshape(n, grid * grid, 3)
     small = warp(pooled, matches, alpha=alpha, tile=tile)
     return jax.image.resize(small.reshape(n, side, side, 3), (n, size, size, 3), "linear")

@@ -95,10 +95,13 @@ def draws(key, source, target, augment):
     )
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["augmented", "alone"])
+@pytest.fixture(
+    scope="module", params=[(True, "patch"), (False, "overlap")], ids=["augmented", "alone"]
+)
 def fine_tuning(request):
     """Terms and gradients of our loss, and what it was given besides weights and pictures."""
-    config = dataclasses.replace(CFT, augment=request.param)
+    augment, warp = request.param
+    config = dataclasses.replace(CFT, augment=augment, warp=warp)
     with jax.enable_x64(True):
         taps = tuple({*CFT.taps, *CFT.gram_taps, *CFT.contextual_taps})
         params = random_params(lambda key: VGG.init(key, taps), 0)
@@ -116,17 +119,17 @@ def fine_tuning(request):
         key = jax.random.key(5)
         (_, terms), grads = loss_fn(tuned, pair, key)
         given = jax.jit(draws, static_argnums=3)(key, source, target, config.augment)
-        return params, moved, terms, grads, [np.asarray(value) for value in given]
+        return config, params, moved, terms, grads, [np.asarray(value) for value in given]
 
 
 @layouts
 def test_fine_tuning_has_our_terms_and_gradients(fine_tuning, layout):
-    params, moved, terms, grads, (positives, *bent) = fine_tuning
+    config, params, moved, terms, grads, (positives, *bent) = fine_tuning
     layout = LAYOUTS[layout]
-    tuned, pair = torch_cft.init(params, *pictures(2), config=CFT, device=CPU, layout=layout)
+    tuned, pair = torch_cft.init(params, *pictures(2), config=config, device=CPU, layout=layout)
     tuned = tuned._replace(target=torch_cft.vgg_weights(moved, CPU, layout, tuned=True))
     bent = torch_cft.Bent(*(torch_cft.to_tensor(x, CPU, layout) for x in bent)) if bent else None
-    found = torch_cft.make_loss(CFT)(tuned, pair, bent, torch.tensor(positives))
+    found = torch_cft.make_loss(config)(tuned, pair, bent, torch.tensor(positives))
     assert set(found) == set(terms)
     for name, value in terms.items():
         assert_close(value, found[name].detach().numpy())

@@ -438,6 +438,33 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
     made = backbone(weights.network, weights.config).apply(weights.params, images, ("relu5_1",))
     assert made["relu5_1"].shape == (1, 2, 2, 4)
 
+    words[words.index("--work") + 1] = str(tmp_path / "lost")
+    again = ["--start", str(tmp_path / "f.safetensors"), "--frozen-steps", "1", "--steps"]
+    state = distill_features.train(distill_features.parse([*words, *again, "1"]))
+    assert_trees_equal(state.params, weights.params)
+    state = distill_features.train(distill_features.parse([*words, *again, "2"]))
+    first = state.params["conv1_1"]["kernel"]
+    assert not np.array_equal(first, weights.params["conv1_1"]["kernel"])
+
+
+def test_lost_codes_of_a_weight_file_are_fitted_again(tmp_path, data, features, fitted):
+    file = fitted.parent / "g"
+    words = flags(
+        *(*SMALL, "--resolution", 8, "--batch", 4, "--frozen-steps", 9, "--steps", 3),
+        data=data,
+        features=features,
+        work=tmp_path / "work",
+        out=tmp_path / "again",
+    )
+    state = train_generator.train(train_generator.parse([*words, "--start", str(file)]))
+    assert_trees_equal(state.params, load_weights(file).params)
+    faces = photos.load_faces(data, 8)[:-NUM_HELD_OUT]
+    both = np.concatenate([faces, faces[:, :, ::-1]])
+    assert not np.array_equal(state.codes, train_generator.principal_codes(both, 6))
+    other = [*words, "--work", str(tmp_path / "other"), "--start", str(features)]
+    with pytest.raises(InputError, match="--start .*holds vgg .*accepted: pggan"):
+        train_generator.train(train_generator.parse(other))
+
 
 def test_growth_keeps_the_common_layers_and_the_codes(tmp_path, data, features, fitted):
     config = {"resolution": 8, "z_dim": 6, "fmap_base": 64, "fmap_max": 4}

@@ -89,6 +89,19 @@ def test_patch_warp_is_the_loops(n, size, cells):
         np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize(
+    ("n", "size", "p", "q"),
+    [(2, 6, 9, 9), (1, 12, 4, 9), (1, 8, 9, 4), (1, 3, 9, 9), (1, 4, 1, 1)],
+)
+def test_overlapping_warp_is_the_loops(n, size, p, q):
+    target, matrix = images(0, n, size), cosines(1, n, p, q)
+    expected = oracle.overlapping_warp(target, matrix, 5.0, ours.FADE)
+    for run in (warp_image, plain_warp_image) if n == 2 else (warp_image,):
+        found = run(target, matrix, alpha=5.0, mode="overlap")
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE["float32"])
+
+
 @pytest.mark.parametrize(("n", "size", "p", "q"), [(2, 6, 9, 4), (1, 8, 4, 16), (2, 4, 4, 4)])
 def test_pooled_warp_is_the_loops(n, size, p, q):
     target, matrix = images(0, n, size), cosines(1, n, p, q)
@@ -153,6 +166,27 @@ def test_voted_warp_of_the_identity_gives_the_target_back(size, cells, overlap):
     target = images(9, 2, size)
     found = voted_warp(target, identity(2, cells), overlap=overlap)
     np.testing.assert_allclose(found, target, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "grid"), [(12, 3), (9, 3), (4, 4), (4, 2)])
+def test_wide_patches_of_an_image_blend_into_it(size, grid):
+    target = images(1, 2, size)
+    patches = ours.wide_patches(target, grid)
+    assert patches.shape == (2, grid**2, 4 * (size // grid) ** 2 * 3)
+    np.testing.assert_allclose(ours.blended(patches, size), target, atol=1e-6)
+
+
+def test_overlapping_warp_has_no_edge_between_cells_that_match_alike():
+    """A dark half beside a bright one: a ramp, where patches leave a step."""
+    target = np.zeros((1, 16, 16, 3), np.float32)
+    target[:, :, 8:] = 1
+    matrix = np.zeros((1, 16, 16), np.float32)
+    for u in range(16):
+        matrix[:, u, 3 if u % 4 > 1 else 0] = 9
+    step = np.diff(warp_image(target, matrix, alpha=20.0)[0, :, :, 0], axis=1)
+    ramp = np.diff(warp_image(target, matrix, alpha=20.0, mode="overlap")[0, :, :, 0], axis=1)
+    assert step.max() == pytest.approx(1)
+    assert 0 < ramp.max() < 0.4
 
 
 def test_pooled_warp_of_a_constant_image_is_that_image():
@@ -261,7 +295,7 @@ def test_warp_of_constant_correlation_has_finite_gradients(mode, value):
 
 
 def test_unknown_warp_is_named_with_the_accepted_ones():
-    with pytest.raises(InputError, match="accepted: patch, pooled"):
+    with pytest.raises(InputError, match="accepted: overlap, patch, pooled"):
         plain_warp_image(jnp.ones((1, 4, 4, 3)), jnp.ones((1, 4, 4)), alpha=1.0, mode="soft")
 
 

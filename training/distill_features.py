@@ -22,7 +22,7 @@ from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
 from oeft_jax.weights import save_weights
 from training import cli, photos, teachers
-from training.states import blank
+from training.states import add_start_flags, blank, held, started
 
 WIDTHS = (16, 32, 64, 128, 128)
 CONFIG = {"depths": (*VGG19_DEPTHS[:4], 1), "widths": WIDTHS}
@@ -92,8 +92,8 @@ def loss_fn(
     return sum(terms.values(), jnp.float32(0)), terms
 
 
-def make_step(optimizer: optax.GradientTransformation) -> Any:
-    """The jitted training step."""
+def make_step(optimizer: optax.GradientTransformation, frozen_steps: int) -> Any:
+    """The jitted training step; in the first `frozen_steps` only the heads are fitted."""
 
     def step(
         key: jax.Array, state: State, images: jax.Array, arrays: tuple[Any, Any]
@@ -103,6 +103,7 @@ def make_step(optimizer: optax.GradientTransformation) -> Any:
         trained = (state.params, state.heads)
         grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        updates = (held(updates[0], state.step, frozen_steps), updates[1])
         params, heads = optax.apply_updates(trained, updates)
         seen = state.images + len(images)
         return State(state.step + 1, seen, params, heads, opt_state), terms
@@ -121,16 +122,19 @@ def train(args: argparse.Namespace) -> State:
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
     start = jax.jit(partial(init, optimizer=optimizer))
     key = jax.random.key(args.seed)
-    if checkpoint.latest(args.work) is None:
-        state = start(key)
-    else:
+    if checkpoint.latest(args.work) is not None:
         state = checkpoint.restore(args.work, blank(start, key))
+    elif args.start is not None:
+        params = jax.tree.map(jnp.asarray, started(args.start, "vgg", CONFIG))
+        state = start(key)._replace(params=params)
+    else:
+        state = start(key)
     arrays = teachers.read(args.data)
     pictures = photos.load_photos(args.data)
     if args.faces:
         faces = photos.load_faces(args.data, 128)[: -photos.HELD_OUT : args.faces]
         pictures += [photos.Image.fromarray(face) for face in faces]
-    step, clock = make_step(optimizer), cli.Clock(args.minutes)
+    step, clock = make_step(optimizer, args.frozen_steps), cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(
             args.seed, int(state.step), pictures, batch=args.batch, size=args.size
@@ -156,6 +160,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with photos and teachers")
     parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
     parser.add_argument("--out", type=Path, required=True, help="weight file to write")
+    add_start_flags(parser, "the heads")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
     parser.add_argument("--batch", type=int, default=4)

@@ -25,7 +25,7 @@ from oeft_jax.models.layers import average_pool
 from oeft_jax.models.pggan import pggan
 from oeft_jax.weights import load_weights, save_weights
 from training import cli, photos, sheets
-from training.states import averaged, blank
+from training.states import add_start_flags, averaged, blank, held, started
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1")
 
@@ -117,6 +117,7 @@ def make_step(
             perceptual=args.perceptual,
         )
         updates, opt_state = optimizer.update(grads[0], state.opt_state, state.params)
+        updates = held(updates, state.step, args.frozen_steps)
         params = optax.apply_updates(state.params, updates)
         average = averaged(state.average, params, state.step)
         first = 0.5 * state.moments[0][rows] + 0.5 * grads[1]
@@ -202,11 +203,15 @@ def begin(
     optimizer: optax.GradientTransformation,
     faces: np.ndarray,
 ) -> State:
-    """The state to go on from: of `--work`, of a run at half the resolution, or a new one."""
+    """The state to go on from: of `--work`, a weight file, half the resolution, or a new one."""
     config = generator_config(args)
     if checkpoint.latest(args.work) is not None:
         return restored(args.work, config, len(faces))
     start = partial(init, jax.random.key(args.seed), generator, optimizer)
+    if args.start is not None:
+        params = jax.tree.map(jnp.asarray, started(args.start, "pggan", config))
+        state = start(principal_codes(faces, args.code_dim))
+        return state._replace(params=params, average=jax.tree.map(jnp.copy, params))
     if args.grow_from is None:
         return start(principal_codes(faces, args.code_dim))
     small = restored(args.grow_from, {**config, "resolution": args.resolution // 2}, len(faces))
@@ -259,6 +264,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     cli.add_training_flags(parser)
     parser.add_argument("--grow-from", type=Path, help="--work of a run at half the resolution")
     add_generator_flags(parser)
+    add_start_flags(parser, "codes")
     parser.add_argument("--steps", type=int, default=15000)
     parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
     parser.add_argument("--batch", type=int, default=16)

@@ -47,6 +47,9 @@ def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
                 found = tables.cells(ours, one, picture)
                 title = f"{picture} warp over the same without tuning, judged in {one}, {where}"
                 made[title] = tables.ratios(found)
+                if (variants.APART, 0) in found:
+                    title = f"{picture} warp over {variants.APART} without tuning, {one}, {where}"
+                    made[title] = tables.ratios(found, (variants.APART, 0))
         found = tables.cells(ours, PRIMARY, PICTURES[-1])
         made[f"Matching, gain over no tuning, {where}"] = tables.gains(found)
         made[f"All as measured, {where}"] = tables.means(found)

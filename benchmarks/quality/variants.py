@@ -7,6 +7,7 @@ from oeft_jax._checks import check_choice
 from oeft_jax.config import Config, CorrespondenceConfig, preset
 
 DEFAULT = "default"
+APART = "patches apart"  # the warp that the text's way to full size comes nearest to
 PAPER = preset("paper").correspondence
 PAPERS = (
     "lambda_perceptual",
@@ -15,6 +16,7 @@ PAPERS = (
     "augment",
     "learning_rate",
     "schedule",
+    "warp",
 )
 HALVED = {"lambda_perceptual": 1.0, "lambda_structure": 10.0}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -30,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no contextual loss": {"lambda_contextual": 0.0},
     "no structure loss": {"lambda_structure": 0.0},
     "no local structure loss": {"lambda_local_structure": 0.0},
+    APART: {"warp": "patch"},
     "augmentation": {"augment": True},  # the paper's Figure 8
     "Gram and structure loss x 1/2": HALVED,
     "Gram and structure loss x 1/2 and augmentation": {**HALVED, "augment": True},

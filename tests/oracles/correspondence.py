@@ -159,6 +159,30 @@ def _reflected(index, size):
     return index
 
 
+def overlapping_warp(target, correlation, alpha, fade):
+    """Every pixel is the weighted mean of what each source cell near it mixes there."""
+    target = _double(target)
+    n, size, _, _ = target.shape
+    grid, columns = math.isqrt(correlation.shape[-1]), math.isqrt(correlation.shape[1])
+    cell = size // grid
+    before = cell // 2
+    out = np.zeros((n, columns * cell, columns * cell, 3))
+    weights = np.zeros((*out.shape[1:3], 1))
+    for i in range(2 * cell):
+        for j in range(2 * cell):
+            rows = [_reflected(v * cell - before + i, size) for v in range(grid)]
+            cols = [_reflected(v * cell - before + j, size) for v in range(grid)]
+            values = target[:, rows][:, :, cols].reshape(n, grid * grid, 3)
+            mixed = warp(values, correlation, alpha)
+            squares = ((i + 0.5) / cell - 1) ** 2 + ((j + 0.5) / cell - 1) ** 2
+            for u in range(columns * columns):
+                row, col = u // columns * cell - before + i, u % columns * cell - before + j
+                if 0 <= row < out.shape[1] and 0 <= col < out.shape[2]:
+                    out[:, row, col] += math.exp(-fade * squares) * mixed[:, u]
+                    weights[row, col] += math.exp(-fade * squares)
+    return out / weights
+
+
 def voted_warp(target, correlation, overlap=2):
     target = _double(target)
     n, size, _, _ = target.shape
