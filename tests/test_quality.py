@@ -21,6 +21,7 @@ from benchmarks.quality import (
 from benchmarks.quality.judge import Judge
 from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.runs import Kept
+from benchmarks.quality.variants import APART
 from oeft_jax import pipeline
 from oeft_jax._checks import InputError
 from oeft_jax.config import OutputConfig, RefineConfig, check
@@ -187,6 +188,20 @@ def test_tables_compare_a_pair_with_itself_before_tuning():
     assert "| default, 9 steps | 0.500 [0.250, 1.000] |" in tables.markdown(
         "t", tables.ratios(found)
     )
+
+
+def test_tuning_is_also_compared_with_the_papers_warp_where_that_was_measured():
+    rows = [
+        tuning_row(variant, step, "a", **{"Gram distance": value})
+        for variant, step, value in (("default", 0, 3.0), ("default", 9, 1.0), (APART, 0, 4.0))
+    ]
+    rows = [{**row, "job": {**row["job"], "half": "report"}} for row in rows]
+    title = "voted warp over patches apart without tuning, J, the half to report"
+    found = summary.all_tables(rows)[title]
+    assert {line: row["Gram distance"].value for line, row in found.items()} == {
+        "default, 0 steps": pytest.approx(0.75),
+        "default, 9 steps": pytest.approx(0.25),
+    }
 
 
 def test_methods_are_compared_on_the_pairs_that_all_were_run_on():
