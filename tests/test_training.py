@@ -439,12 +439,9 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
     assert made["relu5_1"].shape == (1, 2, 2, 4)
 
     words[words.index("--work") + 1] = str(tmp_path / "lost")
-    again = ["--start", str(tmp_path / "f.safetensors"), "--frozen-steps", "1", "--steps"]
-    state = distill_features.train(distill_features.parse([*words, *again, "1"]))
+    again = ["--start", str(tmp_path / "f.safetensors"), "--frozen-steps", "1", "--steps", "1"]
+    state = distill_features.train(distill_features.parse([*words, *again]))
     assert_trees_equal(state.params, weights.params)
-    state = distill_features.train(distill_features.parse([*words, *again, "2"]))
-    first = state.params["conv1_1"]["kernel"]
-    assert not np.array_equal(first, weights.params["conv1_1"]["kernel"])
 
 
 def test_lost_codes_of_a_weight_file_are_fitted_again(tmp_path, data, features, fitted):
