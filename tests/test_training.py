@@ -3,6 +3,7 @@ steps on data made here."""
 
 import json
 import zipfile
+from functools import partial
 from io import BytesIO
 
 import jax
@@ -35,6 +36,7 @@ from training import (
     train_generator,
 )
 from training.discriminator import batch_deviation, discriminator
+from training.projected import projected
 
 NUM_FACES = 26  # of which the last NUM_HELD_OUT are held out
 NUM_HELD_OUT = 10
@@ -253,6 +255,21 @@ def test_batch_deviation_is_that_of_every_group_of_four(key):
         np.testing.assert_allclose(result[first::2, :, :, 3], expected, rtol=1e-4)
 
 
+def test_heads_on_features_score_places_and_pass_gradients(key):
+    network = backbone("vgg", {"depths": [1, 1, 1], "widths": [4, 6, 8]})
+    frozen = network.init(key, ("relu3_1",))
+    critic = projected(network, 16, width=8)  # relu4_1 and relu5_1 would be smaller than 4 x 4
+    params = critic.init(key)
+    assert {name.split("_")[0] for name in params} == {"relu1", "relu2", "relu3"}
+    images = jax.random.uniform(key, (3, 16, 16, 3), minval=-1)
+    score = jax.jit(critic.score)
+    scores = score(params, images, frozen)
+    assert scores.shape == (3, 3 * 16)
+    np.testing.assert_allclose(score(params, images[1:2], frozen)[0], scores[1], atol=1e-4)
+    slopes = jax.jit(jax.grad(lambda x: jnp.sum(critic.score(params, x, frozen) ** 2)))(images)
+    assert np.all(np.abs(slopes).sum((1, 2, 3)) > 0)
+
+
 def test_gradient_of_r1_equals_finite_differences(x64, key, monkeypatch):
     monkeypatch.setattr(train_adversarial, "augment", lambda key, images: images)
     critic = discriminator(8, fmap_base=32, fmap_max=3)
@@ -260,13 +277,19 @@ def test_gradient_of_r1_equals_finite_differences(x64, key, monkeypatch):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
     real, made = jnp.asarray(rng.normal(size=(2, 4, 8, 8, 3)))
+    judged = partial(
+        train_adversarial.critic_loss,
+        real=real,
+        made=made,
+        key=key,
+        features={},
+        discriminator=critic,
+    )
 
     def loss(params):
-        return train_adversarial.critic_loss(params, real, made, key, discriminator=critic, r1=3.0)[
-            0
-        ]
+        return judged(params, r1=3.0)[0]
 
-    without = train_adversarial.critic_loss(params, real, made, key, discriminator=critic, r1=0.0)
+    without = judged(params, r1=0.0)
     assert loss(params).dtype == jnp.float64
     assert float(loss(params)) > float(without[0])
     check_grads(jax.jit(loss), (params,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
@@ -517,6 +540,29 @@ def test_adversarial_training_refuses_odd_batches_and_stops_at_nan(tmp_path, dat
     broken = empty._replace(critic={"kernel": jnp.array([0, np.inf])})
     with pytest.raises(InputError, match="step 7: discriminator is not finite"):
         train_adversarial.check_finite({"D": jnp.float32(1)}, broken, 7)
+
+
+def test_adversarial_training_goes_on_from_a_weight_file(tmp_path, data, features, fitted):
+    file = fitted.parent / "g"
+    words = flags(
+        *(*SMALL, "--resolution", 8, "--batch", 4, "--steps", 1, "--critic", "projected"),
+        *("--r1", 0, "--learning-rate", 0),
+        data=data,
+        features=features,
+        work=tmp_path / "work",
+        out=tmp_path / "out.safetensors",
+        start=file,
+    )
+    with pytest.raises(InputError, match="--start: .*accepted: with --reconstruction 0"):
+        train_adversarial.train(train_adversarial.parse(words))
+    args = train_adversarial.parse([*words, "--reconstruction", "0"])
+    state = train_adversarial.train(args)
+    assert_trees_equal(state.params, load_weights(file).params)
+    eye = load_weights(features)
+    networks = train_adversarial.make_networks(args, backbone(eye.network, eye.config))
+    fresh = networks.discriminator.init(jax.random.key(args.seed))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.critic, fresh)
+    assert min(jax.tree.leaves(moved)) > 0
 
 
 def test_generator_evaluation_writes_numbers_and_pictures(tmp_path, data, features, fitted):

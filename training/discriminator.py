@@ -23,7 +23,8 @@ GROUP = 4  # pictures whose deviation is shown to the last layers
 class Discriminator(NamedTuple):
     """Scores pictures: high for real ones."""
 
-    score: Callable[[Params, jax.Array], jax.Array]  # (params, [n, R, R, 3] in [-1, 1]) -> [n]
+    # (params, [n, R, R, 3] in [-1, 1], weights of the feature network) -> [n] or [n, places]
+    score: Callable[[Params, jax.Array, Params], jax.Array]
     init: Callable[[jax.Array], Params]
 
 
@@ -89,10 +90,13 @@ class Mirror(nn.Module):
 
 
 def discriminator(resolution: int, *, fmap_base: int, fmap_max: int) -> Discriminator:
-    """The discriminator that mirrors `pggan(resolution, ...)`; any batch is a multiple of 4."""
+    """The discriminator that mirrors `pggan(resolution, ...)`; any batch is a multiple of 4.
+
+    It looks at the pictures themselves, not at features of them.
+    """
     model = Mirror(resolution, fmap_base, fmap_max)
 
-    def score(params: Params, images: jax.Array) -> jax.Array:
+    def score(params: Params, images: jax.Array, features: Params) -> jax.Array:
         return model.apply({"params": params}, images)  # type: ignore[return-value]
 
     def init(key: jax.Array) -> Params:

@@ -125,8 +125,7 @@ def train(args: argparse.Namespace) -> State:
     if checkpoint.latest(args.work) is not None:
         state = checkpoint.restore(args.work, blank(start, key))
     elif args.start is not None:
-        params = jax.tree.map(jnp.asarray, started(args.start, "vgg", CONFIG))
-        state = start(key)._replace(params=params)
+        state = start(key)._replace(params=started(args.start, "vgg", CONFIG))
     else:
         state = start(key)
     arrays = teachers.read(args.data)

@@ -45,7 +45,7 @@ def started(file: Path, network: str, config: Mapping[str, Any]) -> Params:
         raise InputError(
             f"--start {file}: holds {weights.network} {found}; accepted: {network} {wanted}."
         )
-    return weights.params
+    return jax.tree.map(jnp.asarray, weights.params)
 
 
 def held(updates: Params, step: jax.Array, frozen_steps: int) -> Params:

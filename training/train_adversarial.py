@@ -31,9 +31,12 @@ from oeft_jax.weights import load_weights, save_weights
 from training import cli, photos, sheets, train_generator
 from training.diff_augment import augment
 from training.discriminator import GROUP, Discriminator, discriminator
-from training.states import averaged, blank
+from training.projected import projected
+from training.states import averaged, blank, started
 
 R1_EVERY = 16  # steps; the penalty is multiplied by it
+OWN, PROJECTED = "own", "projected"  # of --critic
+HEAD_WIDTH = 64
 
 
 class State(NamedTuple):
@@ -75,6 +78,7 @@ def critic_loss(
     real: jax.Array,
     made: jax.Array,
     key: jax.Array,
+    features: Params,
     *,
     discriminator: Discriminator,
     r1: float,
@@ -82,12 +86,14 @@ def critic_loss(
     """Logistic loss of pictures [n, s, s, 3] in [-1, 1], with r1 / 2 |dD / dreal|^2 if r1 > 0."""
     keys = jax.random.split(key)
     real = augment(keys[0], real)
-    real_score = discriminator.score(critic, real)
-    made_score = discriminator.score(critic, augment(keys[1], made))
+    real_score = discriminator.score(critic, real, features)
+    made_score = discriminator.score(critic, augment(keys[1], made), features)
     loss = jnp.mean(jax.nn.softplus(-real_score)) + jnp.mean(jax.nn.softplus(made_score))
     terms = {"D": loss, "real": jnp.mean(real_score), "made": jnp.mean(made_score)}
     if r1:
-        slope = jax.grad(lambda images: jnp.sum(discriminator.score(critic, images)))(real)
+        slope = jax.grad(lambda images: jnp.sum(discriminator.score(critic, images, features)))(
+            real
+        )
         terms["R1"] = jnp.mean(jnp.sum(slope**2, axis=(1, 2, 3)))
         loss = loss + r1 / 2 * terms["R1"]
     return loss, terms
@@ -98,12 +104,13 @@ def generator_loss(
     critic: Params,
     latents: jax.Array,
     key: jax.Array,
+    features: Params,
     *,
     networks: Networks,
 ) -> jax.Array:
     """Non-saturating loss of standard normal latents [n, d]."""
     made = networks.generator.sample(params, latents)
-    score = networks.discriminator.score(critic, augment(key, made))
+    score = networks.discriminator.score(critic, augment(key, made), features)
     return jnp.mean(jax.nn.softplus(-score))
 
 
@@ -122,7 +129,9 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
     ) -> tuple[jax.Array, Terms]:
         share = jnp.minimum(1.0, (state.step + 1) / max(args.ramp, 1))
         latents = jax.random.normal(keys[0], (args.batch, networks.generator.code_dim))
-        adversarial = generator_loss(params, state.critic, latents, keys[1], networks=networks)
+        adversarial = generator_loss(
+            params, state.critic, latents, keys[1], features, networks=networks
+        )
         terms, loss = {"G": adversarial}, share * adversarial
         if args.reconstruction:
             rows = jax.random.randint(keys[2], (args.reconstructed,), 0, len(state.codes))
@@ -142,7 +151,7 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
         made = networks.generator.sample(state.params, latents)
         r1 = args.r1 * R1_EVERY if with_r1 else 0.0
         judge = partial(critic_loss, discriminator=networks.discriminator, r1=r1)
-        grads, terms = jax.grad(judge, has_aux=True)(state.critic, real, made, keys[2])
+        grads, terms = jax.grad(judge, has_aux=True)(state.critic, real, made, keys[2], features)
         updates, critic_opt_state = networks.critic_optimizer.update(grads, state.critic_opt_state)
         state = state._replace(
             critic=optax.apply_updates(state.critic, updates), critic_opt_state=critic_opt_state
@@ -183,6 +192,9 @@ def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> St
         codes = np.zeros((num_codes, args.code_dim), np.float32)
         like = blank(lambda: begun(fresh(), codes))
         return checkpoint.restore(args.work, like)
+    if args.start is not None:
+        nothing = np.zeros((num_codes, args.code_dim), np.float32)
+        return begun(started(args.start, "pggan", config), nothing)
     if args.from_work is not None:
         run = train_generator.restored(args.from_work, config, num_codes)
         return begun(run.average, run.codes)
@@ -196,11 +208,14 @@ def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> St
 
 def make_networks(args: argparse.Namespace, features: Backbone) -> Networks:
     """Both networks and their optimisers, as the flags say."""
-    critic = discriminator(
-        args.resolution,
-        fmap_base=args.critic_base or args.fmap_base,
-        fmap_max=args.critic_max or args.fmap_max,
-    )
+    if args.critic == PROJECTED:
+        critic = projected(features, args.resolution, width=args.critic_max or HEAD_WIDTH)
+    else:
+        critic = discriminator(
+            args.resolution,
+            fmap_base=args.critic_base or args.fmap_base,
+            fmap_max=args.critic_max or args.fmap_max,
+        )
     return Networks(
         pggan(**train_generator.generator_config(args)),
         critic,
@@ -244,6 +259,11 @@ def train(args: argparse.Namespace) -> State:
     check_range("--batch", args.batch, GROUP)
     if args.batch % GROUP:
         raise InputError(f"--batch {args.batch} is not accepted; accepted: multiples of {GROUP}.")
+    if args.start is not None and args.reconstruction:
+        raise InputError(
+            "--start: a weight file has no codes of faces to hold on to; accepted: with "
+            "--reconstruction 0, or --from-work of a run of train_generator --start."
+        )
     clock, weights = cli.Clock(args.minutes), load_weights(args.features)
     networks = make_networks(args, backbone(weights.network, weights.config))
     faces = photos.load_faces(args.data, args.resolution)[: -photos.HELD_OUT]
@@ -276,9 +296,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--from-work", type=Path, help="--work of train_generator, same size")
     start.add_argument("--grow-from", type=Path, help="--work of train_generator, half the size")
+    start.add_argument("--start", type=Path, help="weight file to begin with; it has no codes")
     train_generator.add_generator_flags(parser)
+    parser.add_argument("--critic", choices=(OWN, PROJECTED), default=OWN, help="discriminator")
     parser.add_argument("--critic-base", type=int, default=0, help="0: as --fmap-base")
-    parser.add_argument("--critic-max", type=int, default=0, help="0: as --fmap-max")
+    parser.add_argument("--critic-max", type=int, default=0, help="0: as --fmap-max or 64")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
     parser.add_argument("--batch", type=int, default=16)

@@ -7,7 +7,7 @@ from oeft_jax._checks import check_choice
 from oeft_jax.config import Config, CorrespondenceConfig, preset
 
 DEFAULT = "default"
-APART = "patches apart"  # the warp that the text's way to full size comes nearest to
+APART = "patches apart"  # a square of the target for each cell, as the paper preset mixes them
 PAPER = preset("paper").correspondence
 PAPERS = (
     "lambda_perceptual",

@@ -1,0 +1,65 @@
+"""A discriminator on frozen features (Projected GANs, Sauer et al. 2021, 2111.01007), training only.
+
+What a trained network sees is compared at five depths, each by a small head of its own, so a
+generator learns in thousands of pictures what a discriminator from nothing needs millions for: what
+a CPU has time for. Left out of the original: random projections between channels and depths, which
+a network as narrow as the bundled one does not need to be compared as a whole.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from oeft_jax._types import Features, Params
+from oeft_jax.models.backbone import Backbone
+from oeft_jax.models.layers import average_pool
+from oeft_jax.models.vgg import downscale_of
+from training.discriminator import Discriminator, EqualisedConv, EqualisedDense
+
+TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+SIDE = 4  # every head ends in this many places a side
+
+
+class Heads(nn.Module):
+    """One small network per tap, pooling until `SIDE` places a side are left."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, features: Features) -> jax.Array:
+        """Features [n, s, s, c] -> scores [n, taps * SIDE^2]."""
+        scores = []
+        for tap, x in features.items():
+            # to unit mean square for each picture: taps differ in size, and no gain from contrast alone
+            x = x / jnp.sqrt(jnp.mean(x**2, axis=(1, 2, 3), keepdims=True) + 1e-8)
+            width = min(self.width, 2 * x.shape[-1])  # shallow maps are large, wide heads slow
+            for level in range(max(1, (x.shape[1] // SIDE).bit_length() - 1)):
+                x = EqualisedConv(width, name=f"{tap}_{level}")(x)
+                x = average_pool(x, 2) if x.shape[1] > SIDE else x
+            x = EqualisedDense(1, gain=1.0, name=f"{tap}_score")(x.reshape(-1, x.shape[-1]))
+            scores.append(x.reshape(-1, SIDE**2))
+        return jnp.concatenate(scores, axis=1)
+
+
+def projected(network: Backbone, resolution: int, *, width: int) -> Discriminator:
+    """The discriminator on a VGG's features of pictures of `resolution`, a power of two >= 4.
+
+    Heads have at most `width` channels, and at most twice as many as they read.
+    """
+    model = Heads(width)
+    taps = tuple(tap for tap in TAPS if resolution // downscale_of(tap) >= SIDE)
+
+    def seen(frozen: Params, images: jax.Array) -> Features:
+        return network.apply(frozen, images * 0.5 + 0.5, taps)
+
+    def score(params: Params, images: jax.Array, frozen: Params) -> jax.Array:
+        return model.apply({"params": params}, seen(frozen, images))  # type: ignore[return-value]
+
+    def init(key: jax.Array) -> Params:
+        images = jnp.zeros((1, resolution, resolution, 3))
+        frozen = jax.eval_shape(lambda: network.init(key, taps))
+        shapes = jax.eval_shape(seen, frozen, images)
+        like = {tap: jnp.zeros(leaf.shape) for tap, leaf in shapes.items()}
+        return jax.jit(model.init)(key, like)["params"]
+
+    return Discriminator(score, init)
