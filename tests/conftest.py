@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# XLA takes far longer to compile most of these programs than to run them; read when JAX is imported,
+# by programs that tests start too. A module whose subject is a fast program asks for `full_compile`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -27,10 +31,10 @@ def compiled_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quick_compile():
-    """For modules whose programs take XLA far longer to compile than to run."""
+def full_compile():
+    """For modules that test kernels or what a program needs: compiled as for users."""
     before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 

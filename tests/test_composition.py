@@ -28,7 +28,6 @@ GENERATORS = {
 PLAN = ((1, 2), (3, 1), (3, 3), (4, 2))  # neither every layer nor each once
 TOLERANCE = 1e-4  # float32, pictures of a few units
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 each_generator = pytest.mark.parametrize("name", GENERATORS)
 
 
@@ -158,7 +157,6 @@ from oeft_jax import composition, inversion
 from oeft_jax.config import InversionConfig
 from oeft_jax.models.backbone import backbone
 
-jax.config.update("jax_disable_most_optimizations", True)
 assert jax.device_count() == 8
 mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
 

@@ -12,6 +12,8 @@ from oracles import correspondence as oracle
 from oeft_jax import correlation as ours
 from oeft_jax._checks import InputError
 
+pytestmark = pytest.mark.usefixtures("full_compile")
+
 TOLERANCE = {"float32": 1e-5, "float64": 1e-6}  # our cosines keep an eps of 1e-6 beside the norm
 
 

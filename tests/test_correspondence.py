@@ -16,7 +16,6 @@ from oeft_jax import correspondence as ours
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.models.backbone import backbone, used_params
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 VGG = backbone("vgg", {"depths": [1, 1, 1], "widths": [4, 4, 4]})
 RESNET = backbone("resnet", {"stage_sizes": [1, 1, 1, 1], "width": 4})
 SIZE, GRID = 32, 8

@@ -9,6 +9,8 @@ from oracles import correspondence as oracle
 
 from oeft_jax import correlation, dense, tiled
 
+pytestmark = pytest.mark.usefixtures("full_compile")
+
 SIDES = [(8, 8), (16, 8, 4, 2), (8, 3), (4, 2), (24, 8, 5)]  # of the taps, on a grid of 8
 
 

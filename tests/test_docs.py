@@ -10,7 +10,6 @@ import pytest
 
 from oeft_jax import PRESETS
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -318,7 +318,6 @@ def test_gradients_are_finite_for_zero_codes_and_importances(small):
         assert jnp.isfinite(gradient).all()
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("name", sorted(MAKERS))
 def test_fresh_weights_give_finite_images_that_are_not_flat(name):
     generator = MAKERS[name](8, **SMALL)

@@ -10,6 +10,8 @@ from jax.test_util import check_grads
 
 from oeft_jax.models import layers
 
+pytestmark = pytest.mark.usefixtures("full_compile")
+
 TOLERANCE = {"float32": 1e-5}
 
 

@@ -29,6 +29,8 @@ from oeft_jax.config import preset as preset_of
 from oeft_jax.flags import config_from, flags_between, parser
 from oeft_jax.weights import save_weights
 
+pytestmark = pytest.mark.usefixtures("full_compile")
+
 command = importlib.import_module("oeft_jax.translate")
 
 MIB = 2**20

@@ -19,7 +19,6 @@ from oeft_jax.pair_list import PairPaths, match_folders, read_list
 
 command = importlib.import_module("oeft_jax.translate")
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 FILES = {"translation.png", "warped.png", "overview.png", "losses.csv", "losses.png"}
 FILES |= {"manifest.json", "confidence.png"}
 SMALL = """

@@ -20,7 +20,6 @@ from oeft_jax.config import (
 from oeft_jax.models import backbone as models
 from oeft_jax.weights import save_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 FEATURES = {"depths": [1, 1, 1, 1, 1], "widths": [4, 4, 4, 4, 4]}
 GENERATOR = {"resolution": 16, "z_dim": 8, "fmap_base": 64, "fmap_max": 8}
 SIDE, GRID, STEPS = 32, 8, 3

@@ -232,7 +232,6 @@ def test_a_job_that_fails_leaves_no_row(tmp_path):
     assert not (tmp_path / "rows.jsonl").exists()
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_what_is_looked_at_is_what_a_run_of_so_many_steps_gives(schedule):
     photos = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)

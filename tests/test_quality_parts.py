@@ -41,8 +41,6 @@ from oeft_jax.refine import two_bands
 from training import photos, squeezenet
 from training.invertibility import reach
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIDE, GRID, NUM_HELD_OUT = 32, 8, 8
 FEATURES = {"depths": [1] * 5, "widths": [4] * 5}
 GENERATORS = {name: NETWORKS[name] for name in ("pggan", "stylegan2")}

@@ -16,8 +16,6 @@ from oeft_jax.models.backbone import generator as generator_of
 from oeft_jax.models.stylegan import stylegan
 from oeft_jax.models.stylegan2 import StyleGAN2, stylegan2
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 Z_DIM, W_DIM = 12, 10
 TOLERANCE = 1e-4  # float32; images have a deviation of about 1
 SMALL = {"z_dim": Z_DIM, "w_dim": W_DIM, "fmap_base": 64, "fmap_max": 8}  # 8, 8, then 4 at 16

@@ -51,19 +51,20 @@ def test_a_program_that_fails_leaves_the_others(together, fails_at):
     assert "out of order" in throughput.line({**rows[1], "seconds": []})
 
 
+@pytest.fixture
+def shared_programs(tmp_path, monkeypatch):
+    """Children that are started with the same program need not compile it again."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
 def run(tmp_path, what):
     words = ["--sizes", "tiny", "--rounds", "1", "--layouts", "nchw"]
     throughput.main(["--out", str(tmp_path), "--what", what, *words])
     return json.loads((tmp_path / f"throughput_{what}.json").read_text())
 
 
-@pytest.fixture
-def quick_children(monkeypatch):
-    """The children take far longer to compile than to run."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-
-
-def test_fine_tuning_is_compared_with_plain_jax_and_pytorch(tmp_path, quick_children, capsys):
+def test_fine_tuning_is_compared_with_plain_jax_and_pytorch(tmp_path, capsys):
     report = run(tmp_path, "cft")
     (group,) = report["groups"]
     ours, plain, torch = group["rows"]
@@ -78,7 +79,7 @@ def test_fine_tuning_is_compared_with_plain_jax_and_pytorch(tmp_path, quick_chil
     assert "PyTorch eager, nchw" in capsys.readouterr().out
 
 
-def test_inversion_is_compared_with_pytorch_and_with_one_alone(tmp_path, quick_children):
+def test_inversion_is_compared_with_pytorch_and_with_one_alone(tmp_path, shared_programs):
     one, eight = run(tmp_path, "inversion")["groups"]
     for row in one["rows"]:  # the same start values and no draws: the same losses
         assert row["losses"] == pytest.approx(one["rows"][0]["losses"], rel=1e-3)
@@ -88,7 +89,7 @@ def test_inversion_is_compared_with_pytorch_and_with_one_alone(tmp_path, quick_c
     assert together["last_loss"] < together["first_loss"]
 
 
-def test_a_pair_on_each_of_two_devices(tmp_path, quick_children):
+def test_a_pair_on_each_of_two_devices(tmp_path):
     case = throughput.Case(
         "2 devices", "fine_tuning_pairs", {"size": "tiny", "devices": 2}, "pairs"
     )

@@ -7,6 +7,8 @@ import pytest
 
 from oeft_jax import tiled
 
+pytestmark = pytest.mark.usefixtures("full_compile")
+
 SIZES = [(1, 1, 4), (7, 5, 3), (16, 16, 8), (9, 33, 16), (40, 3, 16)]  # p, q, tile
 
 

@@ -45,14 +45,12 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick():
-    """XLA takes far longer to compile these than to run them; PyTorch's threads wait in vain."""
-    before = jax.config.values["jax_disable_most_optimizations"], torch.get_num_threads()
-    jax.config.update("jax_disable_most_optimizations", True)
+def one_thread():
+    """PyTorch's threads wait in vain for arrays this small."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    jax.config.update("jax_disable_most_optimizations", before[0])
-    torch.set_num_threads(before[1])
+    torch.set_num_threads(before)
 
 
 def random_params(init, seed):

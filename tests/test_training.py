@@ -44,14 +44,11 @@ SMALL = ["--code-dim", "6", "--fmap-base", "64", "--fmap-max", "4"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compile(tmp_path_factory):
-    """These programs run a few times only: compiling them well would take far longer.
-
-    A command that is called again finds them compiled, and random numbers come from a generator
-    that is a single instruction.
+def compiled_once_more(tmp_path_factory):
+    """A command that is called again finds its programs compiled, however small they are, and
+    random numbers come from a generator that is a single instruction.
     """
     settings = {
-        "jax_disable_most_optimizations": True,
         "jax_default_prng_impl": "rbg",
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -253,6 +250,23 @@ def test_batch_deviation_is_that_of_every_group_of_four(key):
     for first in (0, 1):  # group g holds the pictures g, g + 2, g + 4, g + 6
         expected = np.mean(np.std(x[first::2], axis=0))
         np.testing.assert_allclose(result[first::2, :, :, 3], expected, rtol=1e-4)
+
+
+def test_fitted_codes_come_nearer_to_the_faces(key):
+    generator = build_generator("pggan", {"resolution": 8, "z_dim": 6, "fmap_base": 64})
+    params = generator.init(key)
+    latents = np.asarray(jax.random.normal(key, (3, 6)))
+    latents = latents * 6**0.5 / np.linalg.norm(latents, axis=1, keepdims=True)
+    made = np.asarray(generator.sample(params, latents)) * 0.5 + 0.5
+    faces = np.uint8(np.clip(made, 0, 1) * 255)
+    guess = latents + 0.5 * np.random.default_rng(0).normal(size=latents.shape).astype(np.float32)
+    found = train_adversarial.fitted_codes(generator, params, faces, guess)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 6**0.5, rtol=1e-5)
+    distances = [
+        np.abs(np.asarray(generator.sample(params, x)) - np.float32(faces) / 127.5 + 1).mean()
+        for x in (guess, found)
+    ]
+    assert distances[1] < 0.6 * distances[0]
 
 
 def test_heads_on_features_score_places_and_pass_gradients(key):
@@ -546,17 +560,16 @@ def test_adversarial_training_goes_on_from_a_weight_file(tmp_path, data, feature
     file = fitted.parent / "g"
     words = flags(
         *(*SMALL, "--resolution", 8, "--batch", 4, "--steps", 1, "--critic", "projected"),
-        *("--r1", 0, "--learning-rate", 0),
+        *("--r1", 0, "--learning-rate", 0, "--fitted-faces", 5),
         data=data,
         features=features,
         work=tmp_path / "work",
         out=tmp_path / "out.safetensors",
         start=file,
     )
-    with pytest.raises(InputError, match="--start: .*accepted: with --reconstruction 0"):
-        train_adversarial.train(train_adversarial.parse(words))
-    args = train_adversarial.parse([*words, "--reconstruction", "0"])
+    args = train_adversarial.parse(words)
     state = train_adversarial.train(args)
+    assert state.codes.shape == (5, 6)
     assert_trees_equal(state.params, load_weights(file).params)
     eye = load_weights(features)
     networks = train_adversarial.make_networks(args, backbone(eye.network, eye.config))

@@ -25,7 +25,6 @@ from oeft_jax.patches import vote
 
 command = importlib.import_module("oeft_jax.translate")
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 FILES = {"translation.png", "warped.png", "overview.png", "losses.csv", "losses.png"}
 FILES |= {"manifest.json", "confidence.png"}
 ROOT = Path(oeft_jax.__file__).parents[1]

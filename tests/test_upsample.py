@@ -8,6 +8,8 @@ from jax import lax
 
 from oeft_jax.models.upsample import by_differences, conv_upsampled
 
+pytestmark = pytest.mark.usefixtures("full_compile")
+
 TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14}  # of the largest value
 SHAPES = [  # n, h, w, in, out
     (1, 1, 1, 1, 1),

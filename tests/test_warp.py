@@ -14,6 +14,8 @@ from oeft_jax._checks import InputError
 from oeft_jax.correlation import Matches
 from oeft_jax.warp import best_matches
 
+pytestmark = pytest.mark.usefixtures("full_compile")
+
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 

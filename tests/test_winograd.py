@@ -8,6 +8,8 @@ from jax.test_util import check_grads
 
 from oeft_jax.models import layers, winograd
 
+pytestmark = pytest.mark.usefixtures("full_compile")
+
 SHAPES = [  # n, h, w, in, out: whole tiles, odd, tiny, oblong, batch, uneven channels
     (1, 4, 4, 1, 1),
     (1, 1, 1, 2, 3),

@@ -36,6 +36,7 @@ from training.states import averaged, blank, started
 
 R1_EVERY = 16  # steps; the penalty is multiplied by it
 OWN, PROJECTED = "own", "projected"  # of --critic
+CODE_STEPS, CODE_RATE, CODE_BATCH = 20, 0.1, 64  # of faces whose codes are lost
 HEAD_WIDTH = 64
 
 
@@ -48,7 +49,7 @@ class State(NamedTuple):
     critic: Params
     opt_state: optax.OptState
     critic_opt_state: optax.OptState
-    codes: jax.Array  # [2 m, d], of the faces and then of their mirror images; constant
+    codes: jax.Array  # [k, d], of the faces and then of their mirror images, or of some; constant
 
 
 class Networks(NamedTuple):
@@ -182,19 +183,59 @@ def init(key: jax.Array, networks: Networks, params: Params, codes: Any) -> Stat
     )
 
 
+def fitted_codes(
+    generator: Generator, params: Params, faces: np.ndarray, codes: np.ndarray
+) -> np.ndarray:
+    """Codes with which the generator comes near to faces, from a first guess.
+
+    Args:
+      params: of the generator, which stays as it is.
+      faces: [m, s, s, 3] uint8.
+      codes: [m, d], where to begin.
+    Returns:
+      [m, d], each row of norm sqrt(d).
+    """
+    optimizer = optax.adam(CODE_RATE)
+
+    def distance(codes: jax.Array, params: Params, images: jax.Array) -> jax.Array:
+        made = generator.sample(params, codes) * 0.5 + 0.5
+        return len(images) * train_generator.pyramid_l1(made, images)  # each row as if alone
+
+    @jax.jit
+    def fit(params: Params, images: jax.Array, codes: jax.Array) -> jax.Array:
+        def step(_: int, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+            codes, opt_state = carry
+            updates, opt_state = optimizer.update(
+                jax.grad(distance)(codes, params, images), opt_state
+            )
+            codes = codes + updates
+            norm = jnp.linalg.norm(codes, axis=1, keepdims=True)
+            return codes * codes.shape[1] ** 0.5 / norm, opt_state
+
+        return jax.lax.fori_loop(0, CODE_STEPS, step, (codes, optimizer.init(codes)))[0]
+
+    found = []
+    for first in range(0, len(faces), CODE_BATCH):
+        part = slice(first, first + CODE_BATCH)
+        images = jnp.asarray(faces[part], jnp.float32) / 255
+        found.append(np.asarray(fit(params, images, jnp.asarray(codes[part]))))
+    return np.concatenate(found)
+
+
 def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> State:
     """The state to go on from: of `--work`, of another run, or a random generator."""
     key, config = jax.random.key(args.seed), train_generator.generator_config(args)
     fresh = partial(networks.generator.init, jax.random.fold_in(key, 1))
     begun = partial(init, key, networks)
-    num_codes = 2 * len(faces)
+    num_codes = 2 * len(faces) if args.start is None else min(args.fitted_faces, len(faces))
     if checkpoint.latest(args.work) is not None:
         codes = np.zeros((num_codes, args.code_dim), np.float32)
         like = blank(lambda: begun(fresh(), codes))
         return checkpoint.restore(args.work, like)
     if args.start is not None:
-        nothing = np.zeros((num_codes, args.code_dim), np.float32)
-        return begun(started(args.start, "pggan", config), nothing)
+        params, own = started(args.start, "pggan", config), faces[: args.fitted_faces]
+        start = train_generator.principal_codes(faces, args.code_dim)[: len(own)]
+        return begun(params, fitted_codes(networks.generator, params, own, start))
     if args.from_work is not None:
         run = train_generator.restored(args.from_work, config, num_codes)
         return begun(run.average, run.codes)
@@ -259,11 +300,6 @@ def train(args: argparse.Namespace) -> State:
     check_range("--batch", args.batch, GROUP)
     if args.batch % GROUP:
         raise InputError(f"--batch {args.batch} is not accepted; accepted: multiples of {GROUP}.")
-    if args.start is not None and args.reconstruction:
-        raise InputError(
-            "--start: a weight file has no codes of faces to hold on to; accepted: with "
-            "--reconstruction 0, or --from-work of a run of train_generator --start."
-        )
     clock, weights = cli.Clock(args.minutes), load_weights(args.features)
     networks = make_networks(args, backbone(weights.network, weights.config))
     faces = photos.load_faces(args.data, args.resolution)[: -photos.HELD_OUT]
@@ -296,7 +332,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--from-work", type=Path, help="--work of train_generator, same size")
     start.add_argument("--grow-from", type=Path, help="--work of train_generator, half the size")
-    start.add_argument("--start", type=Path, help="weight file to begin with; it has no codes")
+    start.add_argument("--start", type=Path, help="weight file to begin with")
+    parser.add_argument(
+        "--fitted-faces",
+        type=int,
+        default=2048,
+        help="with --start: faces that codes are fitted of",
+    )
     train_generator.add_generator_flags(parser)
     parser.add_argument("--critic", choices=(OWN, PROJECTED), default=OWN, help="discriminator")
     parser.add_argument("--critic-base", type=int, default=0, help="0: as --fmap-base")

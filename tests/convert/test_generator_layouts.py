@@ -22,7 +22,6 @@ import torch_stylegan2 as second  # noqa: E402
 DIMS = 12  # of z and w
 TOLERANCE = 1e-4  # float32; images have a deviation of about 1
 torch.set_num_threads(2)
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def pggan_state(resolution, base, cap, dims=DIMS):
