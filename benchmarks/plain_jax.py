@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from oeft_jax import correspondence, losses, warp
+from oeft_jax import correlation, correspondence, losses, warp
 from oeft_jax.models import layers, vgg
 
 
@@ -21,6 +21,10 @@ def use() -> None:
     _replace(warp, "attend", _attend)
     _replace(warp, "mix", _mix)
     _replace(losses, "attend", _attend)
+    _replace(correlation, "inner", _inner)
+    _replace(losses, "inner", _inner)
+    _replace(losses, "squares", lambda cells: _inner(cells, cells))
+    _replace(losses, "moments", _moments)
     # the correlation of up-sampled layers as a product of up-sampled layers
     _replace(correspondence, "_keeps_columns", lambda config: False)
 
@@ -41,6 +45,14 @@ def _max_pool(x: jax.Array) -> jax.Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
 
 
+def _inner(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum("npc,nqc->npq", a, b, precision="highest")
+
+
+def _moments(cells: jax.Array) -> jax.Array:
+    return jnp.einsum("npc,npd->ncd", cells, cells, precision="highest")
+
+
 def _mix(logits: jax.Array, values: jax.Array) -> jax.Array:
     weights = jax.nn.softmax(logits, axis=-1)
     return jnp.einsum("npq,nqd->npd", weights, values, precision="highest")
@@ -50,5 +62,5 @@ def _attend(
     source: jax.Array, target: jax.Array, values: jax.Array, *, tile: Any = None
 ) -> tuple[jax.Array, jax.Array]:
     del tile  # the whole matrix
-    logits = jnp.einsum("npc,nqc->npq", source, target, precision="highest")
+    logits = _inner(source, target)
     return _mix(logits, values), jax.nn.logsumexp(logits, axis=-1)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from oeft_jax._checks import check_choice
 from oeft_jax._types import Features
 from oeft_jax.models.layers import average_pool
+from oeft_jax.products import inner
 
 CENTRES = ("positions", "channels", "none")
 LAYER_SCALES = ("rms", "unit", "none")
@@ -140,5 +141,4 @@ def correlation(source: jax.Array, target: jax.Array) -> jax.Array:
     """
     chex.assert_rank([source, target], 3)
     chex.assert_equal(source.shape[-1], target.shape[-1])
-    # An error here is multiplied by alpha, so TPUs must not round to bfloat16.
-    return jnp.einsum("npc,nqc->npq", source, target, precision="highest")
+    return inner(source, target)

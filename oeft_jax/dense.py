@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from oeft_jax._types import Features
 from oeft_jax.correlation import resize_features
+from oeft_jax.products import gathered, inner, mixed
 
 
 class Columns(NamedTuple):
@@ -75,26 +76,22 @@ def products(left: Columns, weights: jax.Array, right: jax.Array) -> jax.Array:
     """
     n, count, start = left.fine.shape
     grid, other = left.grid, right.shape[1]
-    # An error here is multiplied by alpha, so TPUs must not round to bfloat16.
-    matrix = jnp.einsum(
-        "npc,nqc->npq", left.fine * weights[..., None], right[..., :start], precision="highest"
-    )
+    matrix = inner(left.fine * weights[..., None], right[..., :start])
     rows, across = [], []
     for values in left.coarse:
         side, channels = values.shape[1], values.shape[-1]
-        small = jnp.einsum(
-            "nijc,nqc->nijq", values, right[..., start : start + channels], precision="highest"
-        )
+        cells = values.reshape(n, side * side, channels)
+        small = inner(cells, right[..., start : start + channels])
         interpolation = _interpolation(side, grid)
-        rows.append(jnp.einsum("gi,nijq->ngjq", interpolation, small, precision="highest"))
+        each = jnp.broadcast_to(interpolation, (n, grid, side))
+        rows.append(mixed(each, small.reshape(n, side, side * other)).reshape(-1, side, other))
         across.append(interpolation)
         start += channels
     if not rows:
         return matrix
     # One product for the columns of all coarse maps, the weights of the left cells in it.
-    last = weights.reshape(n, grid, grid, 1) * jnp.concatenate(across, axis=1)[None, None]
-    fields = jnp.concatenate(rows, axis=2)
-    added = jnp.einsum("nghj,ngjq->nghq", last, fields, precision="highest")
+    last = weights.reshape(n * grid, grid, 1) * jnp.concatenate(across, axis=1)[None]
+    added = mixed(last, jnp.concatenate(rows, axis=1))
     return matrix + added.reshape(n, count, other)
 
 
@@ -120,16 +117,15 @@ _Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 def _mix_fwd(logits: jax.Array, values: jax.Array) -> tuple[jax.Array, _Kept]:
     weights = jnp.exp(logits - jnp.max(logits, axis=2, keepdims=True))
     total = jnp.sum(weights, axis=2, keepdims=True)
-    mixed = jnp.einsum("npq,nqd->npd", weights, values, precision="highest") / total
-    return mixed, (weights, total, values, mixed)
+    result = mixed(weights, values) / total
+    return result, (weights, total, values, result)
 
 
 def _mix_bwd(kept: _Kept, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    weights, total, values, mixed = kept
+    weights, total, values, result = kept
     grad = grad / total
-    inner = jnp.einsum("npd,nqd->npq", grad, values, precision="highest")
-    slope = weights * (inner - jnp.sum(grad * mixed, axis=2, keepdims=True))
-    return slope, jnp.einsum("npq,npd->nqd", weights, grad, precision="highest")
+    slope = weights * (inner(grad, values) - jnp.sum(grad * result, axis=2, keepdims=True))
+    return slope, gathered(weights, grad)
 
 
 mix.defvjp(_mix_fwd, _mix_bwd)

@@ -13,6 +13,7 @@ from oeft_jax._types import Features, Params, Terms
 from oeft_jax.correlation import Matches, centred, inverse_norms, unit
 from oeft_jax.dense import Columns, joined, products
 from oeft_jax.models.layers import average_pool
+from oeft_jax.products import inner, moments, squares
 from oeft_jax.tiled import TILE, attend
 
 STEPS = (1, 3)  # places apart that the local structure loss compares
@@ -65,7 +66,7 @@ def gram(features: jax.Array) -> jax.Array:
     """
     n, h, w, c = features.shape
     cells = features.reshape(n, h * w, c)
-    return jnp.einsum("npc,npd->ncd", cells, cells, precision="highest") / (h * w)
+    return moments(cells) / (h * w)
 
 
 def gram_loss(warped: jax.Array, target_gram: jax.Array) -> jax.Array:
@@ -96,9 +97,7 @@ def contextual_loss(
       eps: > 0, keeps the relative distance finite where the best distance is 0.
     """
     mean = jnp.mean(target, axis=1, keepdims=True)
-    cosine = jnp.einsum(
-        "npc,nqc->npq", unit(warped - mean), unit(target - mean), precision="highest"
-    )
+    cosine = inner(unit(warped - mean), unit(target - mean))
     distance = (1 - cosine) / 2
     relative = distance / (jnp.min(distance, axis=2, keepdims=True) + eps)
     similarity = jax.nn.softmax(-relative / bandwidth, axis=2)  # the constant 1/h cancels
@@ -129,8 +128,7 @@ def structure_loss(warped: jax.Array, of_source: jax.Array) -> jax.Array:
 
 def self_similarity(cells: jax.Array) -> jax.Array:
     """Cosine of every two cells, minus the mean over cells (as Eq. 4-5). -> [n, p, p]."""
-    cells = unit(centred(cells))
-    return jnp.einsum("npc,nqc->npq", cells, cells, precision="highest")
+    return squares(unit(centred(cells)))
 
 
 def local_structure_loss(warped: jax.Array, of_source: Sequence[jax.Array]) -> jax.Array:

@@ -131,8 +131,8 @@ def _attend_bwd(tile: int, kept: Any, grads: Any) -> tuple[jax.Array, jax.Array,
             slope = weights * (inner + shift[:, None])
             product = partial(jnp.einsum, precision="highest")
             carry = (
-                carry[0] + product("pq,pc->qc", slope, queries),
-                carry[1] + product("pq,pd->qd", weights, grad),
+                carry[0] + product("pc,pq->cq", queries, slope).T,
+                carry[1] + product("pd,pq->dq", grad, weights).T,
             )
             return carry, product("pq,qc->pc", slope, keys)
 

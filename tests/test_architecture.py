@@ -12,7 +12,7 @@ import oeft_jax
 
 ROOT = Path(oeft_jax.__file__).parent
 LEVELS = (  # a module imports only from the lines above its own
-    ("_types", "_checks", "remember", "memory", "huge_pages", "schedule"),
+    ("_types", "_checks", "remember", "memory", "huge_pages", "schedule", "products"),
     ("models.winograd", "devices", "pair_list", "patches"),
     ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
     ("models.vgg", "models.generator", "correlation", "metrics", "guided"),
@@ -44,6 +44,7 @@ LEVELS = (  # a module imports only from the lines above its own
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 PURE = (
     "models.",
+    "products",
     "losses",
     "correlation",
     "tiled",

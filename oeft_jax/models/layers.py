@@ -14,7 +14,7 @@ from jax import lax
 from oeft_jax.models import winograd
 
 DIMS = ("NHWC", "HWIO", "NHWC")
-MIN_PRODUCTS = 2**25  # pixels x channels in x channels out of a convolution worth Winograd's form
+MIN_PRODUCTS = 2**24  # pixels x channels in x channels out of a convolution worth Winograd's form
 
 
 def _conv_plain(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Array:
@@ -49,7 +49,7 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Arra
     channels, features = kernel.shape[2:]
     plain = partial(_conv_plain, pads=pads)
     same = (*kernel.shape[:2], *pads) == (3, 3, 1, 1)
-    if not same or channels < 32 or features < 64 or not _is_long(x, features):
+    if not same or min(channels, features) < 16 or not _is_long(x, features):
         return plain(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=plain)
 
