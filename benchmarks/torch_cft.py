@@ -33,6 +33,13 @@ class Style(NamedTuple):
     cells: dict[str, Tensor]  # tap -> [n, q, c]
 
 
+class Tuned(NamedTuple):
+    """The two copies of the network."""
+
+    source: Weights
+    target: Weights
+
+
 class Pair(NamedTuple):
     """What a run looks at and never changes."""
 
@@ -43,6 +50,8 @@ class Pair(NamedTuple):
     style: Style  # of the target
     structure: dict[str, Tensor]  # tap -> [1, p, p], self-similarity of the source
     local: dict[str, list[Tensor]]  # tap -> of the source, cosines of places a step apart
+    start: Tuned  # the networks as they begin
+    untuned: Tensor | None  # [1, p, q], what those match; None where it has no weight
 
 
 class Bent(NamedTuple):
@@ -50,13 +59,6 @@ class Bent(NamedTuple):
 
     source: Tensor  # [1, 3, s, s]
     target: Tensor
-
-
-class Tuned(NamedTuple):
-    """The two copies of the network."""
-
-    source: Weights
-    target: Weights
 
 
 def prepare(*, threads: int | None = None) -> torch.device:
@@ -128,12 +130,17 @@ def hypercolumn(maps: Maps, scales: Maps, grid: int) -> Tensor:
     return flat(torch.cat([resize(maps[tap], grid) / scales[tap] for tap in sorted(maps)], 1))
 
 
-def warp(source: Tensor, target: Tensor, image: Tensor, config: CorrespondenceConfig) -> Tensor:
-    """Eq. 3-6 on hypercolumns: the target's patches moved to source cells."""
+def correlation(source: Tensor, target: Tensor) -> Tensor:
+    """Eq. 3-5 on hypercolumns. -> [n, p, q]."""
+    source, target = (unit(cells - cells.mean(1, keepdim=True)) for cells in (source, target))
+    return torch.bmm(source, target.transpose(1, 2))
+
+
+def warp(matrix: Tensor, image: Tensor, config: CorrespondenceConfig) -> Tensor:
+    """Eq. 6: the target's patches moved to source cells."""
     grid = config.grid
     side = image.shape[2] // grid
-    source, target = (unit(cells - cells.mean(1, keepdim=True)) for cells in (source, target))
-    weights = torch.softmax(torch.bmm(config.alpha * source, target.transpose(1, 2)), -1)
+    weights = torch.softmax(config.alpha * matrix, -1)
     if config.warp == "overlap":
         return overlapping(weights, image, side)
     moved = torch.bmm(weights, F.pixel_unshuffle(image, side).flatten(2).transpose(1, 2))
@@ -253,6 +260,17 @@ def phi_taps(config: CorrespondenceConfig) -> tuple[str, ...]:
     return tuple({*config.gram_taps, *config.contextual_taps})
 
 
+def matched(
+    networks: Tuned, source: Tensor, target: Tensor, scales: Maps, config: CorrespondenceConfig
+) -> Tensor:
+    """Eq. 1-5 of images under given weights. -> [n, p, q]."""
+    sides = [
+        hypercolumn(vgg(weights, image, tuple(config.taps)), scales, config.grid)
+        for weights, image in zip(networks, (source, target), strict=True)
+    ]
+    return correlation(*sides)
+
+
 def make_loss(
     config: CorrespondenceConfig,
 ) -> Callable[[Tuned, Pair, Bent | None, Tensor], dict[str, Tensor]]:
@@ -277,7 +295,14 @@ def make_loss(
             target = torch.cat([target, bent.target])
         source_cells = hypercolumn(vgg(tuned.source, source, taps), pair.scales, config.grid)
         target_cells = hypercolumn(vgg(tuned.target, target, taps), pair.scales, config.grid)
-        warped = warp(source_cells, target_cells, target, config)
+        matrix = correlation(source_cells, target_cells)
+        untuned = pair.untuned
+        if untuned is not None:
+            if bent is not None:
+                with torch.no_grad():
+                    untuned = matched(pair.start, source, target, pair.scales, config)
+            matrix = (matrix + config.prior * untuned) / (1 + config.prior)
+        warped = warp(matrix, target, config)
         warped_cells = hypercolumn(vgg(tuned.target, warped, taps), pair.scales, config.grid)
         contrastive = info_nce(
             source_cells[:, positives], warped_cells, positives, temperature=config.temperature
@@ -323,6 +348,7 @@ def init(
     deepest = max(config.taps)
     used = {name: params[name] for name in params if name.replace("conv", "relu") <= deepest}
     tuned = Tuned(*(vgg_weights(used, device, layout, tuned=True) for _ in range(2)))
+    start = Tuned(*[vgg_weights(used, device, layout)] * 2)
     with torch.no_grad():
         found = vgg(phi, images[0], tuple(config.taps))
         scales = {tap: (value.square().mean() + 1e-12).sqrt() for tap, value in found.items()}
@@ -331,7 +357,9 @@ def init(
         maps = vgg(phi, images[0], tuple({*deep, *shallow}))
         structure = {tap: self_similarity(pooled_cells(maps[tap])) for tap in deep}
         local = {tap: local_similarities(maps[tap]) for tap in shallow}
-    return tuned, Pair(images[0], images[1], scales, phi, target_style, structure, local)
+        untuned = matched(start, images[0], images[1], scales, config) if config.prior else None
+    seen = (phi, target_style, structure, local)
+    return tuned, Pair(images[0], images[1], scales, *seen, start, untuned)
 
 
 def leaves(tuned: Tuned) -> list[Tensor]:

@@ -53,6 +53,9 @@ class CorrespondenceConfig:
         low=0,
     )
     shared_weights: bool = option(False, "one network for source and target, not two copies")
+    prior: float = option(
+        0.0, "weight of the untuned networks' correlation beside the tuned one", low=0, high=100
+    )
     alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
     warp: str = option("overlap", "soft warp during tuning", choices=WARPS)
     finish: str = option("voted", "the warp at working size", choices=FINISHES)

@@ -38,6 +38,23 @@ class Matches(NamedTuple):
         return Matches(self.target, self.source, matrix)
 
 
+def averaged(matches: Matches, others: Matches, weight: float) -> Matches:
+    """The mean correlation (M + weight M') / (1 + weight) of the same cells, as factors and matrix.
+
+    Args:
+      weight: >= 0, of `others`.
+    """
+    share, rest = 1 / (1 + weight), weight / (1 + weight)
+
+    def sides(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.concatenate([share**0.5 * a, rest**0.5 * b], axis=-1)
+
+    source, target = sides(matches.source, others.source), sides(matches.target, others.target)
+    if matches.matrix is None or others.matrix is None:
+        return Matches(source, target)
+    return Matches(source, target, share * matches.matrix + rest * others.matrix)
+
+
 def resize_features(features: jax.Array, grid: int) -> jax.Array:
     """Brings a map to grid x grid: block means where it is larger, bilinear where smaller.
 

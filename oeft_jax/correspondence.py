@@ -20,6 +20,7 @@ from oeft_jax.augment import Geometric, Photometric, geometric, photometric
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.correlation import (
     Matches,
+    averaged,
     correlation,
     hypercolumn,
     inverse_norms,
@@ -59,6 +60,7 @@ class Pair(NamedTuple):
     target_phi: Features  # its view of the target
     source_structure: L.Structure  # and what it sees in the source
     start: Params  # where the tuned weights began
+    untuned: Matches | None = None  # what those match, where `prior` gives it a weight
 
 
 class Warp(NamedTuple):
@@ -217,6 +219,9 @@ def init(
     pair = Pair(
         source, target, scales, phi, target_phi, structure_of(of_source, whole, local), start
     )
+    if config.prior:
+        match = partial(correlate, backbone=backbone, config=config)
+        pair = pair._replace(untuned=jax.jit(match)(start, source, target, scales)[0])
     tuned = jax.tree.map(jnp.copy, start)  # the state is donated, the anchor must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
 
@@ -260,6 +265,16 @@ def correlate(
     return Matches(units[0], units[1], whole), cells[0]
 
 
+def matches_of(
+    params: Params, pair: Pair, *, backbone: Backbone, config: CorrespondenceConfig
+) -> Matches:
+    """What the pair, as it is, is matched by under given weights: M, and its prior beside it."""
+    found, _ = correlate(
+        params, pair.source, pair.target, pair.scales, backbone=backbone, config=config
+    )
+    return found if pair.untuned is None else averaged(found, pair.untuned, config.prior)
+
+
 def is_whole(config: CorrespondenceConfig) -> bool:
     """Whether the correlation is kept as one matrix."""
     return not config.tile and config.grid**4 <= DENSE
@@ -298,6 +313,7 @@ def make_loss(
 
     def loss_fn(params: Params, pair: Pair, key: jax.Array) -> tuple[jax.Array, Terms]:
         source, target, target_phi = pair.source, pair.target, pair.target_phi
+        untuned = pair.untuned
         if config.augment:  # both pairs pass in every step, as one batch of two
             keys = jax.random.split(key, 3)
             key = keys[2]
@@ -309,9 +325,12 @@ def make_loss(
                 tap: jnp.concatenate([value, augmented_phi[tap]])
                 for tap, value in target_phi.items()
             }
-        matches, source_cells = correlate(
-            params, source, target, pair.scales, backbone=backbone, config=config
-        )
+        match = partial(correlate, backbone=backbone, config=config)
+        matches, source_cells = match(params, source, target, pair.scales)
+        if untuned is not None:
+            if config.augment:  # of pictures that were not there before
+                untuned = match(pair.start, source, target, pair.scales)[0]
+            matches = averaged(matches, untuned, config.prior)
         tile = config.tile or TILE
         warped = warp_image(target, matches, alpha=config.alpha, mode=config.warp, tile=tile)
         inputs = L.LossInputs(
@@ -406,9 +425,7 @@ def make_warp(backbone: Backbone, config: CorrespondenceConfig) -> Callable[[Par
     """The jitted warp of the un-augmented pair under given weights."""
 
     def warped(params: Params, pair: Pair) -> Warp:
-        matches, _ = correlate(
-            params, pair.source, pair.target, pair.scales, backbone=backbone, config=config
-        )
+        matches = matches_of(params, pair, backbone=backbone, config=config)
         alpha, tile = config.alpha, config.tile or TILE
         best = best_matches(matches, tile=tile)
         return Warp(

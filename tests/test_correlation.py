@@ -189,3 +189,21 @@ def test_resizing_a_constant_map_keeps_its_value(side):
 def test_resizing_a_map_to_its_own_size_changes_nothing():
     features = draw(0, 1, 5, 5, 2)
     np.testing.assert_array_equal(ours.resize_features(features, 5), features)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
+def test_averaged_correlation_is_the_mean_of_both_and_of_their_factors(weight):
+    rng = np.random.default_rng(4)
+    sides = [rng.normal(size=(2, cells, 3)).astype(np.float32) for cells in (4, 5, 4, 5)]
+    one, other = (ours.Matches(a, b, ours.correlation(a, b)) for a, b in (sides[:2], sides[2:]))
+    found = ours.averaged(one, other, weight)
+    expected = np.zeros((2, 4, 5))
+    for n, u, v in np.ndindex(expected.shape):
+        first = np.dot(np.float64(sides[0][n, u]), np.float64(sides[1][n, v]))
+        second = np.dot(np.float64(sides[2][n, u]), np.float64(sides[3][n, v]))
+        expected[n, u, v] = (first + weight * second) / (1 + weight)
+    np.testing.assert_allclose(found.matrix, expected, atol=1e-5)
+    np.testing.assert_allclose(ours.correlation(found.source, found.target), expected, atol=1e-5)
+    factors = ours.averaged(one._replace(matrix=None), other, weight)
+    assert factors.matrix is None
+    np.testing.assert_array_equal(factors.source, found.source)

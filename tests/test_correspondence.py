@@ -390,3 +390,47 @@ def test_resnet_is_tuned_and_its_statistics_stay(key):
     assert len(moved["stays"]) > 4
     assert not any(moved["stays"])
     assert any(moved["tuned"])
+
+
+@pytest.mark.parametrize("tile", [0, 16], ids=["whole", "tiled"])
+def test_the_untuned_match_keeps_its_weight_in_the_tuned_one(tile):
+    settings = config(prior=0.5, tile=tile)
+    state, pair = begin(settings)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
+    matches = ours.matches_of(moved, pair, backbone=VGG, config=settings)
+    alone = ours.matches_of(moved, pair._replace(untuned=None), backbone=VGG, config=settings)
+    assert (matches.matrix is None) == bool(tile)
+    untuned, tuned, both = (
+        np.einsum("npc,nqc->npq", *(np.float64(side) for side in found[:2]))
+        for found in (pair.untuned, alone, matches)
+    )
+    assert np.abs(tuned - untuned).max() > 0.05
+    np.testing.assert_allclose(both, (tuned + 0.5 * untuned) / 1.5, atol=1e-5)
+
+
+def test_a_prior_without_weight_is_not_computed_and_changes_nothing():
+    _, pair = begin(config(prior=0.0))
+    assert pair.untuned is None
+
+
+def test_untuned_weights_match_as_without_a_prior():
+    """(M + w M) / (1 + w) is M: the prior changes only what tuning does."""
+    settings = config(prior=2.0)
+    state, pair = begin(settings)
+    warp = ours.make_warp(VGG, settings)
+    with_prior, without = (warp(state.params, p) for p in (pair, pair._replace(untuned=None)))
+    np.testing.assert_allclose(with_prior.soft, without.soft, atol=1e-4)
+
+
+def test_an_augmented_pair_has_a_prior_of_its_own():
+    """The step on an augmented pair is that of a batch whose untuned match is computed anew."""
+    settings = config(prior=1.0, augment=True)
+    state, pair = begin(settings)
+    loss_fn = jax.jit(ours.make_loss(VGG, settings, ours.default_losses(settings)))
+    key = jax.random.key(3)
+    loss, _ = loss_fn(state.params, pair, key)
+    # At the start both halves equal what they are without one, whatever is drawn.
+    plain = config(prior=0.0, augment=True)
+    without = jax.jit(ours.make_loss(VGG, plain, ours.default_losses(plain)))
+    other, _ = without(state.params, pair._replace(untuned=None), key)
+    np.testing.assert_allclose(loss, other, rtol=1e-4)

@@ -37,14 +37,27 @@ def match_points(
     chosen = {tap: source[tap] for tap in taps}
     scales = layer_scales(chosen, "rms") if scales is None else scales
     cells = hypercolumn(chosen, scales, grid=grid)[0]
-    ours = (cells - jnp.mean(cells, axis=0, keepdims=True)).reshape(grid, grid, -1)
-    theirs = hypercolumn({tap: target[tap] for tap in taps}, scales, grid=grid)
-    side = size / grid
+    ours = cells - jnp.mean(cells, axis=0, keepdims=True)
+    theirs = match_features(hypercolumn({tap: target[tap] for tap in taps}, scales, grid=grid))
+    return match_cells(ours, theirs[0], points, size=size, grid=grid)
+
+
+def match_cells(
+    source: jax.Array, target: jax.Array, points: jax.Array, *, size: int, grid: int
+) -> jax.Array:
+    """Where each point lies in the target: the cell of the largest product with what is read there.
+
+    Args:
+      source: [grid^2, c], read between cell centres, bilinearly.
+      target: [grid^2, c].
+      points: as of `match_points`, whose result this gives.
+    """
+    ours, side = source.reshape(grid, grid, -1), size / grid
     place = jnp.clip((points + 0.5) / side - 0.5, 0, grid - 1)
     cell = jnp.arange(grid)
     near = jnp.maximum(1 - jnp.abs(place[:, :, None] - cell[None, None, :]), 0)  # [k, 2, grid]
     read = jnp.einsum("kr,kq,rqc->kc", near[:, 1], near[:, 0], ours, precision="highest")
-    similar = jnp.einsum("kc,qc->kq", read, match_features(theirs)[0], precision="highest")
+    similar = jnp.einsum("kc,qc->kq", read, target, precision="highest")
     rows, columns = jnp.divmod(jnp.argmax(similar, axis=1), grid)
     return jnp.stack([columns, rows], axis=1) * side + (side - 1) / 2
 

@@ -11,21 +11,20 @@ from benchmarks.quality.bent import bent_photos
 from benchmarks.quality.judge import at_cells
 from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.tuned import Look
-from oeft_jax._types import Features, Params
+from oeft_jax._types import Params
 from oeft_jax.config import Config, CorrespondenceConfig
-from oeft_jax.correspondence import Pair, source_params, target_params
+from oeft_jax.correlation import Matches
+from oeft_jax.correspondence import Pair, matches_of
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.pipeline import Parts
 from oeft_jax.remember import remember
 from training import ground_truth
 from training.ground_truth import Match
-from training.matching import match_points, share_correct
+from training.matching import match_cells, share_correct
 
 THRESHOLDS = (0.02, 0.05, 0.1)
 ROOM = 256  # points of one pair at most, so that one program serves all
 BACK = 0.1  # of the side: how near the way back must end
-
-Features2 = Callable[[Params, Pair], tuple[Features, Features]]
 
 
 def families(data: Path, *, size: int, faces: int, warps: int, seed: int) -> dict[str, list[Match]]:
@@ -43,34 +42,28 @@ def families(data: Path, *, size: int, faces: int, warps: int, seed: int) -> dic
 def points(look: Look, match: Match, config: Config, parts: Parts) -> dict[str, float]:
     """PCK of one pair: share of points whose best cell is within a part of the object's size."""
     stage, many = config.correspondence, len(match.source_points)
-    source, target = _features(parts.backbone, stage)(look.params, look.pair)
-    found = _match_points(
-        source,
-        target,
+    matched = _matched(parts.backbone, stage)(look.params, look.pair)
+    found = _match_cells(
+        matched.source[0],
+        matched.target[0],
         jnp.asarray(np.resize(match.source_points, (ROOM, 2))),
-        taps=tuple(stage.taps),
         size=stage.image_size,
         grid=stage.grid,
-        scales=look.pair.scales,
     )
     right = {t: share_correct(np.asarray(found)[:many], match, t) for t in THRESHOLDS}
     return {f"PCK@{t:g}": float(np.mean(hits)) for t, hits in right.items()}
 
 
-_match_points = jax.jit(match_points, static_argnames=("taps", "size", "grid"))
+_match_cells = jax.jit(match_cells, static_argnames=("size", "grid"))
 
 
 @remember
-def _features(backbone: Backbone, stage: CorrespondenceConfig) -> Features2:
-    taps = tuple(stage.taps)
-
-    def both(params: Params, pair: Pair) -> tuple[Features, Features]:
-        return (
-            backbone.apply(source_params(params), pair.source, taps),
-            backbone.apply(target_params(params), pair.target, taps),
+def _matched(backbone: Backbone, stage: CorrespondenceConfig) -> Callable[[Params, Pair], Matches]:
+    return jax.jit(
+        lambda params, pair: matches_of(params, pair, backbone=backbone, config=stage)._replace(
+            matrix=None
         )
-
-    return jax.jit(both)
+    )
 
 
 def labels(best: np.ndarray, pair: PhotoPair, *, grid: int) -> dict[str, float]:

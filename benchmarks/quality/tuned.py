@@ -84,9 +84,7 @@ def backward(look: Look, config: Config, parts: Parts) -> np.ndarray:
 @remember
 def _turned(backbone: Backbone, stage: CorrespondenceConfig) -> Callable[[Params, Pair], jax.Array]:
     def best(params: Params, pair: Pair) -> jax.Array:
-        matches, _ = correspondence.correlate(
-            params, pair.source, pair.target, pair.scales, backbone=backbone, config=stage
-        )
+        matches = correspondence.matches_of(params, pair, backbone=backbone, config=stage)
         return best_matches(matches.turned())
 
     return jax.jit(best)

@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "cycle loss": {"lambda_cycle": 1.0},
     "anchor loss": {"lambda_anchor": 10.0},
+    "prior": {"prior": 1.0, "alpha": 200.0},  # the tuned part as sharp as without one
     "shared weights": {"shared_weights": True},
     "temperature 0.5": {"temperature": 0.5},
     "rate that stays": {"schedule": "constant"},
