@@ -220,8 +220,8 @@ def init(
         source, target, scales, phi, target_phi, structure_of(of_source, whole, local), start
     )
     if config.prior:
-        match = partial(correlate, backbone=backbone, config=config)
-        pair = pair._replace(untuned=jax.jit(match)(start, source, target, scales)[0])
+        untuned = _correlate(start, source, target, scales, backbone=backbone, config=config)[0]
+        pair = pair._replace(untuned=untuned)
     tuned = jax.tree.map(jnp.copy, start)  # the state is donated, the anchor must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
 
@@ -263,6 +263,9 @@ def correlate(
     ]
     whole = correlation(*units) if is_whole(config) else None
     return Matches(units[0], units[1], whole), cells[0]
+
+
+_correlate = jax.jit(correlate, static_argnames=("backbone", "config"))
 
 
 def matches_of(

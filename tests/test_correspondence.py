@@ -434,3 +434,11 @@ def test_an_augmented_pair_has_a_prior_of_its_own():
     without = jax.jit(ours.make_loss(VGG, plain, ours.default_losses(plain)))
     other, _ = without(state.params, pair._replace(untuned=None), key)
     np.testing.assert_allclose(loss, other, rtol=1e-4)
+
+
+def test_the_prior_of_a_second_pair_compiles_nothing():
+    settings = config(prior=1.0)
+    begin(settings)
+    before = ours._correlate._cache_size()
+    begin(settings)
+    assert ours._correlate._cache_size() == before

@@ -32,6 +32,7 @@ CFT = CorrespondenceConfig(
     gram_taps=("relu1_1", "relu3_2"),
     contextual_taps=("relu2_1", "relu4_1"),
     num_queries=20,
+    prior=0.6,
     lambda_contrastive=0.7,
     lambda_perceptual=1.3,
     lambda_contextual=0.9,
