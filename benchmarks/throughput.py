@@ -200,6 +200,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["paper", "bundled"])
     parser.add_argument("--rounds", type=int, help="counted steps of each program")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="one program after the other: where what is idle is taken out of memory",
+    )
     parser.add_argument("--torch-compile", action="store_true", help="torch.compile as well")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
@@ -217,11 +222,13 @@ def main(arguments: list[str] | None = None) -> None:
         for group in made[what]():
             print(group.title, flush=True)
             rounds = flags.rounds or GROUP_ROUNDS[what]
-            groups.append(measure(group, rounds, together=platform != "tpu"))
+            together = platform != "tpu" and not flags.apart
+            groups.append(measure(group, rounds, together=together))
             print("\n".join(line(row) for row in groups[-1]["rows"]), flush=True)
         if flags.out:
             flags.out.mkdir(parents=True, exist_ok=True)
-            report = {**circumstances(f"{platform}: {kind}"), "groups": groups}
+            taken = {"apart": flags.apart, "groups": groups}
+            report = {**circumstances(f"{platform}: {kind}"), **taken}
             text = json.dumps(report, indent=1) + "\n"
             (flags.out / f"throughput_{what}.json").write_text(text, "utf-8")
 
