@@ -215,6 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = subprocess.run(probe, check=True, capture_output=True, text=True).stdout
     number, platform, kind = found.splitlines()[-1].split("|")
     num_devices = 4 if platform == "cpu" else int(number)  # on a CPU they are forced
+    together = platform != "tpu" and not flags.apart
     made = {"cft": lambda: cft(flags), "inversion": lambda: inversion(flags)}
     made["scaling"] = lambda: scaling(flags, num_devices)
     for what in WHATS if flags.what == "all" else (flags.what,):
@@ -222,13 +223,12 @@ def main(arguments: list[str] | None = None) -> None:
         for group in made[what]():
             print(group.title, flush=True)
             rounds = flags.rounds or GROUP_ROUNDS[what]
-            together = platform != "tpu" and not flags.apart
             groups.append(measure(group, rounds, together=together))
             print("\n".join(line(row) for row in groups[-1]["rows"]), flush=True)
         if flags.out:
             flags.out.mkdir(parents=True, exist_ok=True)
-            taken = {"apart": flags.apart, "groups": groups}
-            report = {**circumstances(f"{platform}: {kind}"), **taken}
+            place = circumstances(f"{platform}: {kind}")
+            report = {**place, "apart": not together, "groups": groups}
             text = json.dumps(report, indent=1) + "\n"
             (flags.out / f"throughput_{what}.json").write_text(text, "utf-8")
 

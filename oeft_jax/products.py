@@ -29,7 +29,7 @@ def _inner_fwd(a: jax.Array, b: jax.Array) -> tuple[jax.Array, _Two]:
 
 def _inner_bwd(kept: _Two, g: jax.Array) -> _Two:
     a, b = kept
-    return _product("npq,nqc->npc", g, b), _product("npc,npq->ncq", a, g).swapaxes(1, 2)
+    return mixed(g, b), gathered(g, a)
 
 
 inner.defvjp(_inner_fwd, _inner_bwd)
@@ -47,7 +47,7 @@ def _mixed_fwd(weights: jax.Array, values: jax.Array) -> tuple[jax.Array, _Two]:
 
 def _mixed_bwd(kept: _Two, g: jax.Array) -> _Two:
     weights, values = kept
-    return _product("npd,nqd->npq", g, values), gathered(weights, g)
+    return inner(g, values), gathered(weights, g)
 
 
 mixed.defvjp(_mixed_fwd, _mixed_bwd)

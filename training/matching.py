@@ -1,7 +1,5 @@
 """From features to matched points, and how many of them are right."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +17,6 @@ def match_points(
     *,
     size: int,
     grid: int,
-    scales: Mapping[str, jax.Array] | None = None,
 ) -> jax.Array:
     """Where each point of the source lies in the target: the best cell of the joined taps.
 
@@ -30,12 +27,11 @@ def match_points(
       source: tap -> [1, h, w, c]; target the same.
       points: [k, 2] (x, y) pixels of images of `size` pixels.
       grid: cells on a side.
-      scales: what each tap is divided by; from the source by default.
     Returns:
       [k, 2] pixels, centres of cells.
     """
     chosen = {tap: source[tap] for tap in taps}
-    scales = layer_scales(chosen, "rms") if scales is None else scales
+    scales = layer_scales(chosen, "rms")
     cells = hypercolumn(chosen, scales, grid=grid)[0]
     ours = cells - jnp.mean(cells, axis=0, keepdims=True)
     theirs = match_features(hypercolumn({tap: target[tap] for tap in taps}, scales, grid=grid))
