@@ -54,9 +54,9 @@ class CorrespondenceConfig:
     )
     shared_weights: bool = option(False, "one network for source and target, not two copies")
     prior: float = option(
-        0.0, "weight of the untuned networks' correlation beside the tuned one", low=0, high=100
+        0.5, "weight of the untuned networks' correlation beside the tuned one", low=0, high=100
     )
-    alpha: float = option(100.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
+    alpha: float = option(150.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
     warp: str = option("overlap", "soft warp during tuning", choices=WARPS)
     finish: str = option("voted", "the warp at working size", choices=FINISHES)
     temperature: float = option(0.07, "of InfoNCE (Eq. 7)", low=1e-4)
@@ -182,6 +182,8 @@ def _paper() -> Config:
         taps=("relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         gram_taps=("relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         contextual_taps=("relu3_2", "relu4_2", "relu5_2"),
+        prior=0.0,
+        alpha=100.0,
         lambda_perceptual=1.0,
         lambda_structure=0.0,
         lambda_local_structure=0.0,

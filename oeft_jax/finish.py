@@ -7,7 +7,7 @@ import numpy as np
 
 from oeft_jax.guided import box_mean, guided_filter
 
-SURROUNDINGS = 1 / 24  # radius of a pixel's surroundings, of the picture's mean side
+SURROUNDINGS = 1 / 8  # radius of a pixel's surroundings, of the picture's mean side
 EPS = 1e-3  # of the guided filter
 NOISE = 0.01  # contrast of the source that counts as none
 GAIN = 1.5  # the most that the source's detail is amplified
@@ -43,8 +43,8 @@ def led_by(source: np.ndarray, picture: np.ndarray, structure: float) -> np.ndar
     guided = guided_filter(picture, source, radius=radius, eps=EPS, step=step)
     colour = guided - guided.mean(axis=-1, keepdims=True)
     brightness = structure * (_with_detail_of(source, grey, radius) - grey)
-    # Squared: half-way the edges are mostly the source's and the colours mostly the target's.
-    colours = structure**2 * (colour - (picture - grey))
+    # Cubed: half-way the edges are mostly the source's and the colours mostly the target's.
+    colours = structure**3 * (colour - (picture - grey))
     return np.clip(picture + brightness + colours, 0, 1)
 
 

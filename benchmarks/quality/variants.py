@@ -13,6 +13,8 @@ PAPERS = (
     "lambda_perceptual",
     "lambda_structure",
     "lambda_local_structure",
+    "prior",
+    "alpha",
     "augment",
     "learning_rate",
     "schedule",
@@ -47,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "cycle loss": {"lambda_cycle": 1.0},
     "anchor loss": {"lambda_anchor": 10.0},
-    "prior": {"prior": 1.0, "alpha": 200.0},  # the tuned part as sharp as without one
+    "no prior": {"prior": 0.0, "alpha": 100.0},  # the tuned part as sharp as with one
     "shared weights": {"shared_weights": True},
     "temperature 0.5": {"temperature": 0.5},
     "rate that stays": {"schedule": "constant"},
