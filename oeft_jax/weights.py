@@ -39,6 +39,8 @@ BUNDLED = {"features": "features.safetensors", "generator": "generator.safetenso
 ROLES = {
     "features": ("vgg", "resnet", "inception", "alexnet", "squeezenet"),
     "generator": ("pggan", "stylegan", "stylegan2"),
+    "judge": ("vit",),  # of the quality benchmark
+    "LPIPS": ("lpips",),
 }
 
 
@@ -126,7 +128,7 @@ def find_weights(name: str, role: str) -> Weights:
 
     Args:
       name: "bundled", a path ending in .safetensors, or a network's name.
-      role: "features" or "generator".
+      role: a key of ROLES.
     Raises:
       InputError: not there, damaged, or a network of another role.
     """

@@ -10,6 +10,7 @@ from weights_convert import (
     stylegan,
     stylegan2,
     vgg,
+    vit,
 )
 from weights_convert.rules import Layout
 
@@ -23,4 +24,5 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     **stylegan.LAYOUTS,
     **stylegan2.LAYOUTS,
     **vgg.LAYOUTS,
+    **vit.LAYOUTS,
 }

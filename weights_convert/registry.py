@@ -37,6 +37,7 @@ class Entry:
 TORCHVISION = "BSD-3-Clause (torchvision); terms of ImageNet may apply to the weights"
 INCEPTION = "Apache-2.0 (pytorch-fid; weights of TensorFlow's Inception of 2015)"
 LPIPS = "BSD-2-Clause"
+DINO = "Apache-2.0 (DINO); terms of ImageNet may apply to the weights"
 CC_BY_NC = "CC BY-NC 4.0 (NVIDIA)"
 STYLEGAN2 = "Nvidia Source Code License-NC (non-commercial)"
 ADA = "NVIDIA Source Code License for StyleGAN2-ADA (research and evaluation only)"
@@ -83,6 +84,21 @@ def _lpips(trunk: str, sha256: str, size: int, trunk_name: str) -> Entry:
         non_commercial=False,
         note=f"LPIPS v0.1, the linear heads; goes with {trunk_name}",
         page="https://github.com/richzhang/PerceptualSimilarity",
+    )
+
+
+def _dino(name: str, folder: str, network: str) -> Entry:
+    return Entry(
+        name=name,
+        network=name,
+        filename=f"{folder}.pth",
+        urls=(f"https://dl.fbaipublicfiles.com/dino/{folder}/{folder}.pth",),
+        sha256=None,
+        size=None,
+        licence=DINO,
+        non_commercial=False,
+        note=f"judge of the quality benchmark (`--dino`), {network}",
+        page="https://github.com/facebookresearch/dino",
     )
 
 
@@ -226,6 +242,10 @@ _METRICS = (
         10811,
         "squeezenet1_1",
     ),
+    _dino("dino_vits8", "dino_deitsmall8_pretrain", "ViT-S/8"),
+    _dino("dino_vits16", "dino_deitsmall16_pretrain", "ViT-S/16"),
+    _dino("dino_vitb8", "dino_vitbase8_pretrain", "ViT-B/8"),
+    _dino("dino_vitb16", "dino_vitbase16_pretrain", "ViT-B/16"),
 )
 
 _GENERATORS = (

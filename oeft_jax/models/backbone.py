@@ -17,6 +17,7 @@ from oeft_jax.models.squeezenet import SqueezeNet
 from oeft_jax.models.stylegan import stylegan
 from oeft_jax.models.stylegan2 import stylegan2
 from oeft_jax.models.vgg import VGG
+from oeft_jax.models.vit import ViT
 
 
 class Backbone(NamedTuple):
@@ -34,6 +35,7 @@ FEATURE_NETWORKS: dict[str, Any] = {
     "inception": Inception,
     "alexnet": AlexNet,
     "squeezenet": SqueezeNet,
+    "vit": ViT,
 }
 GENERATORS: dict[str, Callable[..., Generator]] = {
     "pggan": pggan,
