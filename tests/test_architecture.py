@@ -23,6 +23,7 @@ LEVELS = (  # a module imports only from the lines above its own
         "models.inception",
         "models.alexnet",
         "models.squeezenet",
+        "models.vit",
         "models.lpips",
         "models.styled",
     ),

@@ -5,6 +5,9 @@ pictures against source and target, inversion and selection. Writes OUT/quality.
 OUT/quality.json (the same numbers with their circumstances), OUT/sheet-*.png and OUT/rows.jsonl,
 which holds every single number; a run that is started again does only what is missing there.
 
+`--dino` and `--lpips` measure in networks that `python -m weights_convert fetch` puts into the cache;
+what a run had done before it was given them stays as it was.
+
 Numbers in brackets are 95 % bootstrap intervals over pairs; those behind a column's name count the
 pairs. The whole takes about three hours on two CPU cores; `--sections`, `--pairs` and the other
 amounts choose less.
@@ -14,12 +17,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.quality import judge, pairs, sections, summary, variants
+from benchmarks.quality import judge, pairs, perceptual, sections, summary, variants
 from benchmarks.quality.comparators import COMPARATORS
 from benchmarks.quality.runs import Kept
 from benchmarks.quality.sections import Amount, Bench
 from oeft_jax import compile_cache, huge_pages, pipeline, report
 from oeft_jax._checks import InputError
+from oeft_jax.models import lpips
 
 SECTIONS = ("tuning", "ablation", "comparators", "inversion", "selection")
 TRUTHS = ("labels", "landmarks", "known warps", "bent and restyled", "SPair", "WILLOW")
@@ -63,6 +67,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     made.add_argument("--inversion-steps", type=int, default=30, help="of every hypothesis")
     made.add_argument("--seeds", type=int, default=amount.seeds, help="of inversions")
     made.add_argument(
+        "--dino",
+        metavar="NAME",
+        help="judge pictures by this network too: dino_vits8, dino_vitb8, ... or a .safetensors file",
+    )
+    made.add_argument(
+        "--lpips",
+        choices=tuple(lpips.TRUNKS),
+        help="measure inversions by LPIPS with this trunk too",
+    )
+    made.add_argument(
         "--external",
         action="append",
         default=[],
@@ -102,11 +116,14 @@ def prepare(args: argparse.Namespace) -> Bench:
     compile_cache.use()
     huge_pages.use()
     pairs.listed(args.data)
+    given = [judge.dino(args.dino)] if args.dino else []
+    distance = perceptual.load(args.lpips) if args.lpips else None
     parts = pipeline.load_parts(variants.settings(variants.DEFAULT, size=args.size, steps=1))
     args.out.mkdir(parents=True, exist_ok=True)
     amount = Amount(args.size, args.pairs, args.labelled, args.points, args.inverted, args.seeds)
-    judges = [judge.squeezenet(args.data), judge.real_vgg(args.data)]
-    return Bench(args.data, args.out, Kept(args.out / "rows.jsonl"), parts, judges, amount)
+    judges = [judge.squeezenet(args.data), judge.real_vgg(args.data), *given]
+    rows = Kept(args.out / "rows.jsonl")
+    return Bench(args.data, args.out, rows, parts, judges, amount, distance)
 
 
 def measure(bench: Bench, args: argparse.Namespace) -> None:

@@ -3,8 +3,8 @@
 Pictures are samples of the generator, whose answer is known to exist, and real faces that it was
 not trained on; what is compared is in `contest`.
 
-LPIPS is left out: its heads are in the data folder, the networks that they belong to (VGG-16,
-AlexNet, SqueezeNet 1.1) are not, and with another trunk the number would not be LPIPS.
+LPIPS is measured where it is given: its heads are in the data folder, the networks that they belong
+to (VGG-16, AlexNet, SqueezeNet 1.1) are not, and with another trunk the number would not be LPIPS.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from PIL import Image
 from benchmarks.quality import contest
 from benchmarks.quality.comparators import spaces
 from benchmarks.quality.contest import BUDGETS, Contest, Trial
+from benchmarks.quality.perceptual import Distance
 from benchmarks.quality.runs import Do, Row
 from oeft_jax.config import Config
 from oeft_jax.image import write_png
@@ -41,19 +42,28 @@ class Picture(NamedTuple):
 
 
 def run(
-    do: Do, kept: Path, data: Path, parts: Parts, config: Config, *, seeds: Sequence[int], num: int
+    do: Do,
+    kept: Path,
+    data: Path,
+    parts: Parts,
+    config: Config,
+    *,
+    seeds: Sequence[int],
+    num: int,
+    lpips: Distance | None = None,
 ) -> None:
     """Every picture inverted by every method, and Frechet distances where there are enough.
 
     Args:
       do: does a job unless its rows are there. One job is a picture and a seed: a row for each
-        method and budget (steps, operations, seconds, PSNR, SSIM); another the Frechet distance of
+        method and budget (steps, operations, seconds, PSNR, SSIM, LPIPS); another the Frechet distance of
         each method and budget.
       kept: a folder for reconstructions of the held-out faces.
       data: holds the faces (lfw128) and SqueezeNet's weights.
       config: steps, distance, composing layers and numbers of codes.
       seeds: of start values; each is a run of its own.
       num: held-out faces, at most half of them; and as many samples, up to SAMPLED.
+      lpips: of `perceptual.load`; without one it is not measured.
     Raises:
       InputError: the parts hold no generator.
     """
@@ -71,7 +81,10 @@ def run(
     for seed in seeds:
         for picture in pictures:
             job = {"origin": picture.origin, "id": picture.number, "seed": seed, "steps": steps}
-            do(job, partial(_picture_rows, picture, seed, ready, _folder(kept, picture, seed)))
+            do(
+                job,
+                partial(_picture_rows, picture, seed, ready, _folder(kept, picture, seed), lpips),
+            )
         if num >= FRECHET_AT_LEAST:
             job = {"origin": "held out", "faces": num, "seed": seed, "steps": steps}
             folders = [_folder(kept, picture, seed) for picture in pictures[:num]]
@@ -83,13 +96,13 @@ def _folder(kept: Path, picture: Picture, seed: int) -> Path:
 
 
 def _picture_rows(
-    picture: Picture, seed: int, ready: Callable[[], Contest], folder: Path
+    picture: Picture, seed: int, ready: Callable[[], Contest], folder: Path, lpips: Distance | None
 ) -> Iterator[Row]:
     key = jax.random.fold_in(jax.random.key(seed), picture.number)
     folder.mkdir(parents=True, exist_ok=True)
     for trial in contest.trials(key, picture.image, ready()):
         write_png(folder / f"{trial.method} - {trial.budget}.png", trial.hypothesis.image)
-        yield _row(picture, trial)
+        yield _row(picture, trial, lpips)
 
 
 def reconstructions(folders: Sequence[Path]) -> dict[tuple[str, str], list[np.ndarray]]:
@@ -124,7 +137,7 @@ def disjoint(total: int, num: int) -> tuple[np.ndarray, np.ndarray]:
     return places, places + 1
 
 
-def _row(picture: Picture, trial: Trial) -> Row:
+def _row(picture: Picture, trial: Trial, lpips: Distance | None) -> Row:
     """How near a reconstruction comes, at the generator's size."""
     image = trial.hypothesis.image
     near, alike = (float(x[0]) for x in likeness(image[None], picture.image[None]))
@@ -133,6 +146,7 @@ def _row(picture: Picture, trial: Trial) -> Row:
         **{name: value for name, value in trial._asdict().items() if name != "hypothesis"},
         "PSNR": near,
         **({"SSIM": alike} if len(image) >= SSIM_WINDOW else {}),
+        **({"LPIPS": lpips(image, picture.image)} if lpips else {}),
     }
 
 

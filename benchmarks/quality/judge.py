@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.quality.pairs import PhotoPair
-from oeft_jax import metrics
+from oeft_jax import golden, metrics
 from oeft_jax._types import Features
 from oeft_jax.losses import contextual_loss, pooled_cells
 from oeft_jax.models.backbone import backbone
+from oeft_jax.weights import check_fits, find_weights
 from training import squeezenet as reader
 from training import teachers
 
@@ -32,6 +33,7 @@ class Judge(NamedTuple):
     style: tuple[str, ...]  # layers of the Gram distance and of the style relevance
     structure: str  # layer of the self-similarity and of the contextual distance
     statistics: str  # layer whose positions are the samples of the Frechet distance
+    token: str | None = None  # one vector for the whole image, where a network has one
 
 
 def squeezenet(data: Path) -> Judge:
@@ -48,6 +50,23 @@ def real_vgg(data: Path) -> Judge:
     arrays = jax.tree.map(jnp.float32, teachers.read(data)[0])
     features = jax.jit(lambda images: teachers.vgg_features(arrays, images))
     return Judge("VGG-19", features, ("relu1_1", "relu2_1", "relu3_1"), "relu3_1", "relu2_1")
+
+
+def dino(name: str) -> Judge:
+    """A Vision Transformer of DINO: keys of its last block, and its class token (Splice).
+
+    Args:
+      name: a weight file, or the name of a converted one in the cache ("dino_vits8").
+    Raises:
+      InputError: missing, damaged or of another network.
+    """
+    weights = find_weights(name, "judge")
+    network = backbone(weights.network, weights.config)
+    check_fits(weights.params, golden.shapes(weights.network, weights.config), weights.origin)
+    golden.check(weights)
+    keys, token = network.tap_names[-2:]
+    features = jax.jit(lambda images: network.apply(weights.params, images, (keys, token)))
+    return Judge("DINO", features, (keys,), keys, keys, token)
 
 
 class Judged(NamedTuple):
@@ -80,6 +99,8 @@ def measures(judge: Judge, judged: Judged, picture: np.ndarray) -> dict[str, flo
         "contextual distance": contextual(ours[judge.structure], judged.target[judge.structure]),
         "Frechet distance": frechet(ours[judge.statistics], judged.target[judge.statistics]),
     }
+    if judge.token is not None:
+        found["token distance"] = token_distance(ours[judge.token], judged.target[judge.token])
     relevance = style_relevance(judge, judged, ours)
     return found if relevance is None else {**found, "style relevance": relevance}
 
@@ -125,6 +146,12 @@ def frechet(ours: jax.Array, theirs: jax.Array) -> float:
     """Frechet distance of the positions of two maps over the variance of the second (SIFID)."""
     a, b = (np.asarray(x, np.float64).reshape(-1, x.shape[-1]) for x in (ours, theirs))
     return metrics.frechet_distance(a, b) / float(np.var(b, axis=0, ddof=1).sum())
+
+
+def token_distance(ours: jax.Array, theirs: jax.Array) -> float:
+    """Squared difference of two vectors [1, 1, 1, c] over the second's squared length."""
+    a, b = (np.asarray(x, np.float64).ravel() for x in (ours, theirs))
+    return float(np.sum((a - b) ** 2) / np.sum(b**2))
 
 
 def style_relevance(judge: Judge, judged: Judged, ours: Features) -> float | None:

@@ -14,6 +14,7 @@ from benchmarks.quality import inversions, judge, pairs, runs, selections, truth
 from benchmarks.quality.comparators import COMPARATORS
 from benchmarks.quality.judge import Judge
 from benchmarks.quality.pairs import PhotoPair
+from benchmarks.quality.perceptual import Distance
 from benchmarks.quality.runs import Kept, Row, Setting
 from oeft_jax._checks import InputError
 from oeft_jax.config import Config
@@ -44,6 +45,7 @@ class Bench(NamedTuple):
     parts: Parts  # of the default settings
     judges: list[Judge]
     amount: Amount
+    lpips: Distance | None = None
 
 
 def tuning(
@@ -151,7 +153,16 @@ def inversion(bench: Bench, steps: int) -> None:
         return _do(bench, {"section": "inversion", **job}, make)
 
     folder, seeds = bench.out / "inverted", range(amount.seeds)
-    inversions.run(do, folder, bench.data, bench.parts, config, seeds=seeds, num=amount.inverted)
+    inversions.run(
+        do,
+        folder,
+        bench.data,
+        bench.parts,
+        config,
+        seeds=seeds,
+        num=amount.inverted,
+        lpips=bench.lpips,
+    )
 
 
 def selection(bench: Bench, steps: int, num: int, half: str) -> None:

@@ -114,7 +114,7 @@ def inversions_table(rows: Sequence[Row]) -> Table:
         if "PSNR" in row:
             gain = row["PSNR"] - base[json.dumps(row["job"])]
             line.setdefault(f"PSNR gain, {row['job']['origin']}", []).append(gain)
-        for name in ("PSNR", "SSIM", "seconds", "Frechet distance"):
+        for name in ("PSNR", "SSIM", "LPIPS", "seconds", "Frechet distance"):
             if name in row:
                 line.setdefault(f"{name}, {row['job']['origin']}", []).append(row[name])
     return {

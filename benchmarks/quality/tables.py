@@ -22,6 +22,7 @@ RATIOS = (  # of pictures: better when larger, then smaller
     "Gram distance",
     "contextual distance",
     "Frechet distance",
+    "token distance",  # of judges that have one vector for the whole image
 )
 LABELS = ("mean IoU", "label accuracy", "style relevance")
 POINTS = ("PCK@0.02", "PCK@0.05", "PCK@0.1")
@@ -107,7 +108,7 @@ def methods(rows: Sequence[Row], judge: str) -> Table:
     found: dict[str, Cells] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row["judge"] == judge:
-            for name in (*RATIOS, "seconds") if "seconds" in row else RATIOS:
+            for name in (name for name in (*RATIOS, "seconds") if name in row):
                 found[row["job"]["method"]][name][row["job"]["id"]] = row[name]
     shared = set.intersection(*(set(one[RATIOS[0]]) for one in found.values())) if found else set()
     return {

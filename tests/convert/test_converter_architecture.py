@@ -10,7 +10,17 @@ import weights_convert
 
 OURS = Path(weights_convert.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in sorted(OURS.glob("*.py"))}
-TABLES = ("vgg", "resnet", "inception", "alexnet", "squeezenet", "lpips", "pggan", "stylegan")
+TABLES = (
+    "vgg",
+    "resnet",
+    "inception",
+    "alexnet",
+    "squeezenet",
+    "lpips",
+    "pggan",
+    "stylegan",
+    "vit",
+)
 TABLES += ("stylegan2",)
 
 
