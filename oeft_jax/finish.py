@@ -10,7 +10,7 @@ from oeft_jax.guided import box_mean, guided_filter
 SURROUNDINGS = 1 / 8  # radius of a pixel's surroundings, of the picture's mean side
 EPS = 1e-3  # of the guided filter
 NOISE = 0.01  # contrast of the source that counts as none
-GAIN = 1.5  # the most that the source's detail is amplified
+GAIN = (1.0, 1.5)  # of the source's detail: never flattened, amplified by a half at most
 FINENESS = 6  # least radius in steps of the guided filter
 
 
@@ -24,8 +24,8 @@ def like_size(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int]
 def led_by(source: np.ndarray, picture: np.ndarray, structure: float) -> np.ndarray:
     """The picture with the source's drawing and shading, as far as `structure` says.
 
-    Its brightness goes to the source's detail at the local mean and contrast of the picture, its
-    colours go, more slowly, to those that a local affine function of the source can have
+    Its brightness goes to the source's detail at the local mean of the picture and, within
+    GAIN, its local contrast; its colours go, more slowly, to those that a local affine function of the source can have
     (`guided.py`). So 0 gives the picture, 1 the source in the picture's local colours.
 
     Args:
@@ -43,16 +43,20 @@ def led_by(source: np.ndarray, picture: np.ndarray, structure: float) -> np.ndar
     guided = guided_filter(picture, source, radius=radius, eps=EPS, step=step)
     colour = guided - guided.mean(axis=-1, keepdims=True)
     brightness = structure * (_with_detail_of(source, grey, radius) - grey)
-    # Cubed: half-way the edges are mostly the source's and the colours mostly the target's.
-    colours = structure**3 * (colour - (picture - grey))
+    # To the fourth: half-way the edges are mostly the source's and the colours the target's.
+    colours = structure**4 * (colour - (picture - grey))
     return np.clip(picture + brightness + colours, 0, 1)
 
 
 def _with_detail_of(source: np.ndarray, grey: np.ndarray, radius: int) -> np.ndarray:
-    """The source's brightness at the local mean and contrast of another one. [h, w, 1]."""
+    """The source's brightness at the local mean of another one, and nearer its local contrast.
+
+    Returns:
+      [h, w, 1].
+    """
     drawn = source.mean(axis=-1, keepdims=True)
     mean, drawn_mean = box_mean(grey, radius), box_mean(drawn, radius)
     contrast = np.sqrt(box_mean((grey - mean) ** 2, radius))
     drawn_contrast = np.sqrt(box_mean((drawn - drawn_mean) ** 2, radius))
-    gain = np.minimum(contrast / (drawn_contrast + NOISE), GAIN)
+    gain = np.clip(contrast / (drawn_contrast + NOISE), *GAIN)
     return mean + gain * (drawn - drawn_mean)
