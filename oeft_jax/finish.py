@@ -24,9 +24,9 @@ def like_size(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int]
 def led_by(source: np.ndarray, picture: np.ndarray, structure: float) -> np.ndarray:
     """The picture with the source's drawing and shading, as far as `structure` says.
 
-    Its brightness goes to the source's detail at the local mean of the picture and, within
-    GAIN, its local contrast; its colours go, more slowly, to those that a local affine function of the source can have
-    (`guided.py`). So 0 gives the picture, 1 the source in the picture's local colours.
+    Its brightness goes to the source's detail at the local mean of the picture and, within GAIN,
+    its local contrast; its colours go, more slowly, to those that a local affine function of the
+    source can have (`guided.py`). So 0 gives the picture, 1 the source in the picture's local colours.
 
     Args:
       source: [h, w, 3].

@@ -143,12 +143,18 @@ def test_range_is_never_left(pair, structure):
 
 
 @pytest.mark.parametrize("structure", [0.5, 1.0])
-def test_a_constant_picture_stays_constant_and_a_constant_source_adds_no_edge(pair, structure):
+def test_a_flat_source_draws_nothing_and_a_flat_picture_gets_the_sources_drawing(pair, structure):
     source, picture = pair
     flat = np.full_like(picture, 0.4)
-    np.testing.assert_allclose(finish.led_by(source, flat, structure), flat, atol=1e-4)
+    np.testing.assert_allclose(finish.led_by(flat, flat, structure), flat, atol=1e-4)
     softened = finish.led_by(flat, picture, structure)
     assert np.abs(np.diff(softened, axis=0)).mean() < np.abs(np.diff(picture, axis=0)).mean()
+    drawn = finish.led_by(source, flat, structure)
+    assert np.ptp(drawn, axis=-1).max() < 1e-4  # grey, as the picture is
+    grey = source.mean(-1, keepdims=True)
+    detail = grey - guided.box_mean(grey, round(finish.SURROUNDINGS * np.sqrt(grey.size)))
+    expected = np.clip(0.4 + structure * detail, 0, 1)  # as the source has it, no less
+    np.testing.assert_allclose(drawn[..., :1], expected, atol=1e-3)
 
 
 def test_local_colours_remain_the_pictures(pair):
