@@ -11,13 +11,18 @@ from oeft_jax.models.generator import Generator
 from oeft_jax.weights import Weights, check_fits, find_weights
 
 
-def load_features(name: str, taps: set[str]) -> tuple[Weights, Backbone]:
+def load_features(name: str, taps: set[str], role: str = "features") -> tuple[Weights, Backbone]:
     """The feature network that a setting names; deeper layers than the taps need may be missing.
+
+    Args:
+      name: as `find_weights` takes it.
+      taps: those that will be read.
+      role: what the network is for, a key of ROLES.
 
     Raises:
       InputError: no such weights, damaged, of another kind, or without these taps.
     """
-    weights = find_weights(name, "features")
+    weights = find_weights(name, role)
     backbone = _named(weights, lambda: models.backbone(weights.network, weights.config))
     like = _named(
         weights,

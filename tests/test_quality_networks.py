@@ -1,7 +1,7 @@
 """Networks that the user gives to the quality benchmark: DINO as a judge, LPIPS of inversions."""
 
-import numpy as np
 import pytest
+from converted import images_of, nchw
 
 from benchmarks.quality import __main__ as command
 from benchmarks.quality import judge, perceptual, tables
@@ -25,18 +25,14 @@ def put(cache, name, state):
     convert(name, cache / "file.pth", cache / f"{name}.safetensors")
 
 
-def photos(count, side=48):
-    return np.random.default_rng(0).uniform(size=(count, side, side, 3)).astype(np.float32)
-
-
 def as_torch(image):
-    return torch.from_numpy(image.transpose(2, 0, 1)[None].copy())
+    return torch.from_numpy(nchw(image[None]))
 
 
 def test_dino_judges_keys_and_the_class_token(cache):
     reference = random_vit(0, depth=2)
     put(cache, "dino_vits8", reference.state_dict())
-    source, target, picture = photos(3)
+    source, target, picture = images_of(48, 48, count=3)
     eye = judge.dino("dino_vits8")
     ready = judge.prepare(eye, PhotoPair("0", "face", source, target, None, None))
     found = judge.measures(eye, ready, picture)
@@ -73,7 +69,7 @@ def test_lpips_is_that_of_torch(cache):
     put(cache, "squeezenet1_1", reference.state_dict())
     put(cache, "lpips_squeeze", {f"lin{k}.model.1.weight": w for k, w in enumerate(heads)})
     distance = perceptual.load("squeeze")
-    a, b = photos(2)
+    a, b = images_of(48, 48, count=2)
     with torch.no_grad():
         sides = [reference(as_torch(x)) for x in (a, b)]
     expected = 0.0

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from converted import converted, images_of, nchw, nhwc
+from converted import converted, expect_parity, images_of
 from PIL import Image
 
 from oeft_jax import golden
@@ -16,7 +16,6 @@ from oeft_jax.models.vgg import VGG
 from oeft_jax.weights import load_weights
 from weights_convert.convert import convert
 
-PARITY = 1e-4  # of a tap's deviation
 SIZES = [(64, 93), (75, 54)]  # each side even once and odd once
 IMAGE = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
 
@@ -35,21 +34,6 @@ MAKERS = {
     "squeezenet1_0": lambda nets: nets.SqueezeNet("1_0"),
     "squeezenet1_1": lambda nets: nets.SqueezeNet("1_1"),
 }
-
-
-def expect_parity(reference, network, params, images):
-    import torch
-
-    with torch.no_grad():
-        expected = reference(torch.from_numpy(nchw(images)))
-    assert network.tap_names == tuple(expected)
-    found = jax.jit(lambda p, x: network.apply(p, x, network.tap_names))(params, images)
-    for tap, value in expected.items():
-        value = nhwc(value)
-        assert value.std() > 1e-3
-        assert found[tap].shape == value.shape
-        error = np.abs(found[tap] - value).max()
-        assert error <= PARITY * value.std(), (tap, error)
 
 
 @pytest.mark.parametrize("size", SIZES)

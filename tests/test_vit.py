@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from converted import converted, images_of, nchw, nhwc
+from converted import converted, expect_parity, images_of
 
 from oeft_jax import golden
 from oeft_jax._checks import InputError
@@ -16,8 +16,6 @@ torch = pytest.importorskip("torch")
 from torch_vit import ViT as TorchViT  # noqa: E402
 from torch_vit import random_vit  # noqa: E402
 
-PARITY = 1e-4  # of a tap's deviation; float32 through the blocks in two libraries
-
 
 @pytest.mark.parametrize("name", ["dino_vits8", "dino_vitb16"])
 @pytest.mark.parametrize("size", [(224, 224), (256, 256), (75, 54)])
@@ -25,15 +23,8 @@ def test_every_tap_equals_torch(name, size):
     small = "vits" in name
     reference = random_vit(0, width=384 if small else 768, depth=2, patch=8 if small else 16)
     network, config, params = converted(name, reference.state_dict())
-    net, images = backbone(network, config), images_of(*size)
-    with torch.no_grad():
-        expected = reference(torch.from_numpy(nchw(images)))
-    assert net.tap_names == tuple(expected)
-    found = jax.jit(lambda p, x: net.apply(p, x, net.tap_names))(params, images)
-    for tap, value in expected.items():
-        value = nhwc(value)
-        assert value.std() > 0.1
-        assert np.abs(found[tap] - value).max() <= PARITY * value.std(), tap
+    net = backbone(network, config)
+    expect_parity(reference, net, params, images_of(*size), least_spread=0.1)
 
 
 @pytest.mark.parametrize(("cells", "others"), [(28, 32), (28, 9), (14, 16), (3, 1)])

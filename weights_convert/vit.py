@@ -25,8 +25,8 @@ def _rules(config: dict[str, Any]) -> list[Rule]:
     rules = [
         Rule("cls_token", "class_token"),
         Rule("pos_embed", "positions"),
-        Rule("patch_embed.proj.weight", "patch_kernel", "conv"),
-        Rule("patch_embed.proj.bias", "patch_bias"),
+        Rule("patch_embed.proj.weight", "patch/kernel", "conv"),
+        Rule("patch_embed.proj.bias", "patch/bias"),
         *_norm("norm", "norm"),
     ]
     for block in range(config["depth"]):

@@ -56,8 +56,8 @@ def run(
 
     Args:
       do: does a job unless its rows are there. One job is a picture and a seed: a row for each
-        method and budget (steps, operations, seconds, PSNR, SSIM, LPIPS); another the Frechet distance of
-        each method and budget.
+        method and budget (steps, operations, seconds, PSNR, SSIM, LPIPS); another the Frechet
+        distance of each method and budget.
       kept: a folder for reconstructions of the held-out faces.
       data: holds the faces (lfw128) and SqueezeNet's weights.
       config: steps, distance, composing layers and numbers of codes.

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.quality.pairs import PhotoPair
-from oeft_jax import golden, metrics
+from oeft_jax import metrics
 from oeft_jax._types import Features
+from oeft_jax.loading import load_features
 from oeft_jax.losses import contextual_loss, pooled_cells
 from oeft_jax.models.backbone import backbone
-from oeft_jax.weights import check_fits, find_weights
 from training import squeezenet as reader
 from training import teachers
 
@@ -60,10 +60,7 @@ def dino(name: str) -> Judge:
     Raises:
       InputError: missing, damaged or of another network.
     """
-    weights = find_weights(name, "judge")
-    network = backbone(weights.network, weights.config)
-    check_fits(weights.params, golden.shapes(weights.network, weights.config), weights.origin)
-    golden.check(weights)
+    weights, network = load_features(name, {"class"}, "judge")
     keys, token = network.tap_names[-2:]
     features = jax.jit(lambda images: network.apply(weights.params, images, (keys, token)))
     return Judge("DINO", features, (keys,), keys, keys, token)

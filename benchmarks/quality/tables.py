@@ -108,8 +108,9 @@ def methods(rows: Sequence[Row], judge: str) -> Table:
     found: dict[str, Cells] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row["judge"] == judge:
-            for name in (name for name in (*RATIOS, "seconds") if name in row):
-                found[row["job"]["method"]][name][row["job"]["id"]] = row[name]
+            for name in (*RATIOS, "seconds"):
+                if name in row:
+                    found[row["job"]["method"]][name][row["job"]["id"]] = row[name]
     shared = set.intersection(*(set(one[RATIOS[0]]) for one in found.values())) if found else set()
     return {
         method: {

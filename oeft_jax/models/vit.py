@@ -11,34 +11,22 @@ PyTorch's bicubic form (a = -0.75), with a tenth of a cell added to the size.
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from oeft_jax._checks import InputError, deepest
 from oeft_jax._types import Features, Taps
-from oeft_jax.models.layers import DIMS
 from oeft_jax.models.vgg import normalise_imagenet
 
 HEAD = 64  # channels of a head of attention
 EPS = 1e-6
 CUBIC = -0.75  # the free number of the bicubic kernel, as PyTorch has it
 INIT = nn.initializers.truncated_normal(0.02)
-
-
-class _Dense(nn.Module):
-    """A dense layer whose kernel is [in, out]."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", INIT, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x @ kernel + bias[None, None]
+_dense = partial(nn.Dense, kernel_init=INIT)
 
 
 class _Block(nn.Module):
@@ -47,15 +35,15 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         num, tokens, width = x.shape
-        qkv = _Dense(3 * width, name="qkv")(nn.LayerNorm(EPS, name="norm1")(x))
+        qkv = _dense(3 * width, name="qkv")(nn.LayerNorm(EPS, name="norm1")(x))
         query, key, value = (
             part.reshape(num, tokens, width // HEAD, HEAD) for part in jnp.split(qkv, 3, axis=-1)
         )
         weights = nn.softmax(jnp.einsum("nqhc,nkhc->nhqk", query, key) * HEAD**-0.5, axis=-1)
         attended = jnp.einsum("nhqk,nkhc->nqhc", weights, value).reshape(x.shape)
-        x = x + _Dense(width, name="proj")(attended)
-        hidden = _Dense(4 * width, name="fc1")(nn.LayerNorm(EPS, name="norm2")(x))
-        x = x + _Dense(width, name="fc2")(nn.gelu(hidden, approximate=False))
+        x = x + _dense(width, name="proj")(attended)
+        hidden = _dense(4 * width, name="fc1")(nn.LayerNorm(EPS, name="norm2")(x))
+        x = x + _dense(width, name="fc2")(nn.gelu(hidden, approximate=False))
         return x, key.reshape(x.shape)
 
 
@@ -102,15 +90,11 @@ class ViT(nn.Module):
 
     def _tokens(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
         """[n, 1 + rows * columns, width] before the first block, and (rows, columns)."""
-        shape = (self.patch, self.patch, 3, self.width)
-        kernel = self.param("patch_kernel", INIT, shape)
-        bias = self.param("patch_bias", nn.initializers.zeros, (self.width,))
         first = self.param("class_token", INIT, (1, 1, self.width))
         places = self.param("positions", INIT, (1, 1 + self.grid**2, self.width))
-        strides = (self.patch, self.patch)
-        image = normalise_imagenet(images)
-        x = lax.conv_general_dilated(image, kernel, strides, "VALID", dimension_numbers=DIMS)
-        x = x + bias[None, None, None]
+        size = (self.patch, self.patch)
+        embed = nn.Conv(self.width, size, size, padding="VALID", kernel_init=INIT, name="patch")
+        x = embed(normalise_imagenet(images))
         num, rows, columns, _ = x.shape
         side = self.grid * self.patch
         if images.shape[1:3] != (side, side):

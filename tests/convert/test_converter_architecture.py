@@ -19,9 +19,9 @@ TABLES = (
     "lpips",
     "pggan",
     "stylegan",
+    "stylegan2",
     "vit",
 )
-TABLES += ("stylegan2",)
 
 
 def imports_of(tree):

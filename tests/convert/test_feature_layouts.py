@@ -1,9 +1,8 @@
 """Feature networks from files of the published layout: converted whole, or refused in clear words."""
 
-import jax
 import numpy as np
 import pytest
-from converted import Held, converted, images_of, nchw, nhwc
+from converted import Held, converted, expect_parity, images_of
 from flax.traverse_util import flatten_dict
 
 from oeft_jax import golden
@@ -19,7 +18,6 @@ import torch_inception  # noqa: E402
 import torch_resnet  # noqa: E402
 import torch_small_nets as nets  # noqa: E402
 
-PARITY = 1e-4  # of a tap's deviation; float32 through up to 50 convolutions in two libraries
 SIZES = [(64, 93), (75, 54)]
 torch.set_num_threads(2)
 
@@ -65,15 +63,7 @@ def test_every_tap_equals_torch_in_full_width(name):
     network, config, params = converted(name, reference.state_dict())
     net = backbone(network, config)
     for size in SIZES:
-        images = images_of(*size)
-        with torch.no_grad():
-            expected = reference(torch.from_numpy(nchw(images)))
-        assert net.tap_names == tuple(expected)
-        found = jax.jit(lambda p, x: net.apply(p, x, net.tap_names))(params, images)
-        for tap, value in expected.items():
-            value = nhwc(value)
-            assert value.std() > 0.1
-            assert np.abs(found[tap] - value).max() <= PARITY * value.std(), (size, tap)
+        expect_parity(reference, net, params, images_of(*size), least_spread=0.1)
 
 
 # name -> (counters are kept, form of torch.save before 1.6), as the published files are
