@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oeft_jax import huge_pages
+from oeft_jax import process
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 NAMES = ("jax", "numpy", "safetensors", "torch")
@@ -70,9 +70,9 @@ def circumstances(device: str = "cpu") -> dict[str, Any]:
 def serve(make: Callable[[], Program]) -> None:
     """A child's life: makes its program, steps once, then once for each line that comes.
 
-    Memory is handled as the command handles it (`oeft_jax/huge_pages.py`), whatever the library.
+    Memory is handled as the command handles it (`oeft_jax/process.py`), whatever the library.
     """
-    huge_pages.use()
+    process.keep_memory()
     try:
         before: float | None = reset_peak()
     except OSError:  # no Linux: the host's peak stays unknown

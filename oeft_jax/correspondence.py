@@ -28,7 +28,9 @@ from oeft_jax.correlation import (
     match_features,
     unit,
 )
-from oeft_jax.models.backbone import Backbone
+from oeft_jax.models.backbone import Backbone, used_params
+from oeft_jax.once import jit_once
+from oeft_jax.remember import remember
 from oeft_jax.schedule import cosine_fall
 from oeft_jax.tiled import DENSE, TILE
 from oeft_jax.warp import best_matches, voted_warp, warp_confidence, warp_image
@@ -98,7 +100,6 @@ def structure_taps(config: CorrespondenceConfig) -> tuple[Taps, Taps]:
     return whole, local
 
 
-@partial(jax.jit, static_argnums=(1, 2))
 def structure_of(features: Features, whole: Taps, local: Taps) -> L.Structure:
     """What the structure losses compare the warp with, from features of the source."""
     return L.Structure(
@@ -182,6 +183,7 @@ def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.Los
     }
 
 
+@remember
 def default_optimizer(config: CorrespondenceConfig) -> optax.GradientTransformation:
     """Adam as the paper says, or plain SGD; at a rate that stays or falls."""
     if config.optimizer == "sgd":
@@ -193,7 +195,6 @@ def default_optimizer(config: CorrespondenceConfig) -> optax.GradientTransformat
 
 def init(
     params: Params,
-    phi: Params,
     source: jax.Array,
     target: jax.Array,
     *,
@@ -204,26 +205,40 @@ def init(
     """Both networks at their pre-trained weights.
 
     Args:
-      params: weights of the network that is tuned, as deep as `config.taps`.
-      phi: weights of the frozen loss network (same architecture).
+      params: of the frozen loss network; those of them that `config.taps` needs are tuned.
       source: [1, s, s, 3] float32 in [0, 1].
       target: [1, s, s, 3].
     """
-    names = ("shared",) if config.shared_weights else ("source", "target")
-    start = {name: jax.tree.map(jnp.asarray, params) for name in names}
-    features = jax.jit(backbone.apply, static_argnums=2)
-    scales = layer_scales(features(params, source, tuple(config.taps)), config.layer_scale)
-    target_phi = features(phi, target, phi_taps(config))
+    taps, of_phi = tuple(config.taps), phi_taps(config)
     whole, local = structure_taps(config)
-    of_source = features(phi, source, (*whole, *local)) if whole or local else {}
+    seen = tuple(sorted({*taps, *of_phi, *whole, *local}))
+    # Nothing is tuned yet, so one pass of one network shows all there is to see.
+    both = backbone.apply(params, jnp.concatenate([source, target]), seen)
+    of_source, of_target = ({tap: x[i : i + 1] for tap, x in both.items()} for i in (0, 1))
+    queries, keys = ({tap: x[tap] for tap in taps} for x in (of_source, of_target))
+    scales = layer_scales(queries, config.layer_scale)
+    names = ("shared",) if config.shared_weights else ("source", "target")
+    start = dict.fromkeys(names, used_params(backbone, params, taps))
     pair = Pair(
-        source, target, scales, phi, target_phi, structure_of(of_source, whole, local), start
+        source=source,
+        target=target,
+        scales=scales,
+        phi=params,
+        target_phi={tap: of_target[tap] for tap in of_phi},
+        source_structure=structure_of(of_source, whole, local),
+        start=start,
+        untuned=_matched(queries, keys, scales, config)[0] if config.prior else None,
     )
-    if config.prior:
-        untuned = _correlate(start, source, target, scales, backbone=backbone, config=config)[0]
-        pair = pair._replace(untuned=untuned)
-    tuned = jax.tree.map(jnp.copy, start)  # the state is donated, the anchor must outlive it
+    tuned = jax.tree.map(jnp.copy, start)  # the state is donated, `start` must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
+
+
+@remember
+def make_init(
+    backbone: Backbone, config: CorrespondenceConfig, optimizer: optax.GradientTransformation
+) -> Callable[[Params, jax.Array, jax.Array], tuple[CorrespondenceState, Pair]]:
+    """`init` as one program, (params, source, target) -> (state, pair)."""
+    return jit_once(partial(init, backbone=backbone, config=config, optimizer=optimizer))
 
 
 def source_params(params: Params) -> Params:
@@ -249,6 +264,16 @@ def correlate(
     taps = tuple(config.taps)
     of_source = backbone.apply(source_params(params), source, taps)  # Eq. 1
     of_target = backbone.apply(target_params(params), target, taps)  # Eq. 2
+    return _matched(of_source, of_target, scales, config)
+
+
+def _matched(
+    of_source: Features,
+    of_target: Features,
+    scales: dict[str, jax.Array],
+    config: CorrespondenceConfig,
+) -> tuple[Matches, jax.Array]:
+    """`correlate`, from the features of `config.taps`."""
     if _keeps_columns(config):
         columns = [dense.columns(f, scales, grid=config.grid) for f in (of_source, of_target)]
         moved = [dense.centred(c) if config.centre == "positions" else c for c in columns]
@@ -263,9 +288,6 @@ def correlate(
     ]
     whole = correlation(*units) if is_whole(config) else None
     return Matches(units[0], units[1], whole), cells[0]
-
-
-_correlate = jax.jit(correlate, static_argnames=("backbone", "config"))
 
 
 def matches_of(
@@ -438,4 +460,4 @@ def make_warp(backbone: Backbone, config: CorrespondenceConfig) -> Callable[[Par
             confidence=warp_confidence(matches, best, alpha=alpha, tile=tile),
         )
 
-    return jax.jit(warped)
+    return jit_once(warped)

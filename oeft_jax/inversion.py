@@ -24,6 +24,7 @@ from oeft_jax.metrics import SSIM_WINDOW, psnr, ssim
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.objective import Goal, down, make_goal, make_objective
+from oeft_jax.once import jit_once
 from oeft_jax.remember import remember
 
 Active = tuple[int, ...]  # places in the plan of the hypotheses that are still optimised
@@ -74,6 +75,7 @@ class Programs(NamedTuple):
 
     plan: Plan
     make_goal: Callable[..., Goal]  # (warped, params=, phi=)
+    init: Callable[[jax.Array, Params], InversionState]  # (key, params of the generator)
     step: Step  # the state passed in is donated
     finish: Finish  # (images [a, R, R, 3] in [0, 1], PSNR [a], SSIM [a]) of the best codes
 
@@ -190,7 +192,7 @@ def make_finish(
         psnrs, ssims = jax.vmap(compare, in_axes=(0, None))(images, goal)
         return jnp.clip(images * 0.5 + 0.5, 0, 1), psnrs, ssims
 
-    return jax.jit(finish, static_argnums=2)
+    return jit_once(finish, static_argnums=2)
 
 
 @remember
@@ -204,9 +206,14 @@ def make_programs(
 ) -> Programs:
     """Everything that is compiled, the same objects for the same settings and parts."""
     plan = plan_of(config)
+
+    def begin(key: jax.Array, params: Params) -> InversionState:
+        return init(key, generator, params, plan, optimizer)
+
     return Programs(
         plan,
-        partial(make_goal, generator=generator, backbone=backbone, config=config),
+        jit_once(partial(make_goal, generator=generator, backbone=backbone, config=config)),
+        jit_once(begin),
         make_step(generator, backbone, config, optimizer, plan, mesh=mesh),
         make_finish(generator, config, plan, mesh=mesh),
     )
@@ -309,7 +316,7 @@ def invert(
     """
     programs = make_programs(generator, backbone, config, optimizer, mesh=mesh)
     goal = programs.make_goal(warped, params=params, phi=phi)
-    state = init(key, generator, params, programs.plan, optimizer)
+    state = programs.init(key, params)
     drops = rungs(len(programs.plan), config)
     state = run(
         state, goal, step=programs.step, num_steps=config.steps, drops=drops, on_step=on_step

@@ -5,24 +5,23 @@ is allocated, and the run then uses the same programs: nothing is compiled twice
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oeft_jax import correspondence, inversion, pipeline
+from oeft_jax import correspondence, pipeline
 from oeft_jax.config import Config
-from oeft_jax.models.backbone import used_params
+from oeft_jax.once import quick
 from oeft_jax.pipeline import Parts
 
 MIB = 2**20
 SCRATCH = 1.12  # XLA's figures leave out kernels' own scratch; measured on a CPU, at most 12 %
 PIXEL = 160  # bytes for each pixel of the finished picture; measured, 151 at most
 RUNTIME = 64 * MIB  # nor do they have threads and the allocator; about 50 MiB were measured
-# Memory is settled before machine code is made, so code of trials need not be good.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+COMPILED_AT_ONCE = 2  # programs; a compiler rests while another program is traced
 
 
 class Need(NamedTuple):
@@ -50,7 +49,7 @@ def needed(call: Call | Need, *, trial: bool = False) -> Need:
     """
     if isinstance(call, Need):
         return call
-    options = FAST if trial and jax.default_backend() == "cpu" else None
+    options = quick() if trial else None  # memory is settled before machine code is made
     found = call.program.lower(*call.arguments).compile(options).memory_analysis()
     made = 0  # a backend that does not say counts as needing nothing
     if found is not None:
@@ -68,13 +67,14 @@ def size_of(tree: Any) -> int:
 
 
 def stage_1(config: Config, parts: Parts) -> tuple[Call, ...]:
-    """The fine-tuning step, where there is one, and the warp."""
-    made, (state, pair) = pipeline.programs_of(config, parts), _beginning(config, parts)
-    warp = Call("final warp", made.warp, (state.params, pair), state.opt_state)
+    """The fine-tuning step, where there is one, what begins it, and the warp."""
+    begin, made = _beginning(config, parts), pipeline.programs_of(config, parts)
+    state, pair = _begun(begin)
+    others = (begin, Call("final warp", made.warp, (state.params, pair), state.opt_state))
     if not config.correspondence.steps:
-        return (warp,)
+        return others
     key = jax.eval_shape(lambda: pipeline.tuning_key(config))
-    return Call("correspondence step", made.step, (key, state, pair)), warp
+    return Call("correspondence step", made.step, (key, state, pair)), *others
 
 
 def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
@@ -85,11 +85,8 @@ def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
     made = pipeline.inversion_programs(config, parts)
     params, side = parts.generator_params, config.correspondence.image_size
     goal = jax.eval_shape(made.make_goal, _pixels(side, side), params=params, phi=parts.params)
-    begin = partial(
-        inversion.init, generator=generator, plan=made.plan, optimizer=parts.inversion_optimizer
-    )
-    state = jax.eval_shape(lambda key, params: begin(key, params=params), _key(), params)
-    beside = _beginning(config, parts)[1]._replace(phi=())  # the goal has phi
+    state = jax.eval_shape(made.init, _key(), params)
+    beside = _begun(_beginning(config, parts))[1]._replace(phi=())  # the goal has phi
     arguments = (state, goal, tuple(range(len(made.plan))))
     return (
         Call("inversion step", made.step, arguments, beside),
@@ -108,15 +105,17 @@ STAGES: dict[str, Callable[[Config, Parts], tuple[Call | Need, ...]]] = dict(
 )
 
 
-def _beginning(config: Config, parts: Parts) -> Any:
-    """(state, pair) of stage 1, as shapes."""
+def _beginning(config: Config, parts: Parts) -> Call:
+    """What begins stage 1."""
     stage = config.correspondence
     photo = _pixels(1, stage.image_size, stage.image_size)
-    begin = partial(
-        correspondence.init, backbone=parts.backbone, config=stage, optimizer=parts.optimizer
-    )
-    tuned = used_params(parts.backbone, parts.params, stage.taps)
-    return jax.eval_shape(begin, tuned, parts.params, photo, photo)
+    begin = correspondence.make_init(parts.backbone, stage, parts.optimizer)
+    return Call("beginning", begin, (parts.params, photo, photo))
+
+
+def _begun(beginning: Call) -> Any:
+    """(state, pair) of stage 1, as shapes."""
+    return jax.eval_shape(beginning.program, *beginning.arguments)
 
 
 def _pixels(*shape: int) -> jax.ShapeDtypeStruct:
@@ -129,8 +128,9 @@ def _key() -> Any:
 
 def needs(config: Config, parts: Parts) -> tuple[Need, ...]:
     """What each stage needs; compiles what a run with these settings and parts will use."""
-    calls = (call for stage in STAGES.values() for call in stage(config, parts))
-    return tuple(needed(call) for call in calls)
+    calls = [call for stage in STAGES.values() for call in stage(config, parts)]
+    with ThreadPoolExecutor(COMPILED_AT_ONCE) as workers:
+        return tuple(workers.map(needed, calls))
 
 
 def table(found: Sequence[Need], there: int | None) -> str:

@@ -320,9 +320,7 @@ def _invert(
     programs = inversion_programs(config, parts, mesh)
     goal = programs.make_goal(warped, params=parts.generator_params, phi=parts.params)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    state = inversion.init(
-        key, generator, parts.generator_params, programs.plan, parts.inversion_optimizer
-    )
+    state = programs.init(key, parts.generator_params)
     state = inversion.from_saved(state, store.load("inversion", inversion.to_save(state)))
     if mesh is not None:  # once, not in every step
         state, goal = replicate((state, goal), mesh)

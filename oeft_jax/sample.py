@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from oeft_jax import compile_cache, huge_pages
+from oeft_jax import process
 from oeft_jax._checks import InputError, check_range
 from oeft_jax.image import write_png
 from oeft_jax.loading import load_generator
@@ -75,8 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in ("truncation_psi", "noise_mode")
             if getattr(flags, name) is not None
         }
-        compile_cache.use()
-        huge_pages.use()
+        process.prepare()
         images = sample(flags.weights, flags.num, seed=flags.seed, **options)
         write_png(out, contact_sheet(images))
     except InputError as error:

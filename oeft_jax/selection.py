@@ -20,6 +20,7 @@ from oeft_jax.config import SelectionConfig
 from oeft_jax.image import resize
 from oeft_jax.metrics import frechet_distance, frechet_to_statistics
 from oeft_jax.models.backbone import Backbone
+from oeft_jax.once import jit_once
 
 Scorer = Callable[[Sequence[np.ndarray], np.ndarray], np.ndarray]
 
@@ -34,7 +35,7 @@ class Choice(NamedTuple):
 
 def position_features(backbone: Backbone, params: Params, tap: str) -> Callable:
     """(image [s, s, 3], size) -> every position of a tap as a sample, [p, c] float64."""
-    apply = jax.jit(lambda params, images: backbone.apply(params, images, (tap,))[tap])
+    apply = jit_once(lambda params, images: backbone.apply(params, images, (tap,))[tap])
 
     def features(image: np.ndarray, size: int) -> np.ndarray:
         if image.shape[0] != size:

@@ -11,14 +11,13 @@ from typing import Any
 import jax
 
 from oeft_jax import (
-    compile_cache,
     devices,
-    huge_pages,
     memory,
     memory_fit,
     memory_plan,
     out_folder,
     pipeline,
+    process,
     report,
 )
 from oeft_jax._checks import InputError
@@ -64,6 +63,7 @@ def _first_line(error: BaseException) -> str:
 def _run(words: list[str]) -> int:
     flags = parser().parse_args(words)
     config = config_from(flags)
+    process.prepare()
     if flags.plan:
         return _plan(config)
     command = shlex.join(["python", "-m", "oeft_jax.translate", *words])
@@ -151,8 +151,6 @@ def _run_list(
 
 def _load(config: Config, task: str) -> pipeline.Parts:
     """Everything that a run is made of; says what it is made of and what for."""
-    compile_cache.use()
-    huge_pages.use()
     parts = pipeline.load_parts(config)
     origins = ", ".join(weights.origin for weights in parts.weights)
     print(f"device {report.device_name()}; weights {origins}; {task}", flush=True)

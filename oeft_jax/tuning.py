@@ -20,7 +20,6 @@ from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.correspondence import CorrespondenceState, NonFiniteError, Pair, Warp
 from oeft_jax.devices import PAIRS, replicate, spread, stack
 from oeft_jax.losses import Losses
-from oeft_jax.models import backbone as models
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.remember import remember
 
@@ -98,10 +97,8 @@ class Tuning:
         store: Store,
         save_every: int,
     ) -> None:
-        tuned = models.used_params(backbone, params, config.taps)
-        state, self.pair = correspondence.init(
-            tuned, params, source, target, backbone=backbone, config=config, optimizer=optimizer
-        )
+        begin = correspondence.make_init(backbone, config, optimizer)
+        state, self.pair = begin(params, source, target)
         self.steps, self.save_every, self.store = config.steps, save_every, store
         self.marks = sorted({round(part * config.steps) for part in HISTORY})
         self.names = ["loss", *(name for name, (weight, _) in sorted(losses.items()) if weight)]

@@ -12,7 +12,7 @@ import oeft_jax
 
 ROOT = Path(oeft_jax.__file__).parent
 LEVELS = (  # a module imports only from the lines above its own
-    ("_types", "_checks", "remember", "memory", "huge_pages", "schedule", "products"),
+    ("_types", "_checks", "remember", "memory", "huge_pages", "once", "schedule", "products"),
     ("models.winograd", "devices", "pair_list", "patches"),
     ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
     ("models.vgg", "models.generator", "correlation", "metrics", "guided"),
@@ -31,7 +31,7 @@ LEVELS = (  # a module imports only from the lines above its own
     ("models.pggan", "models.stylegan", "models.stylegan2", "losses", "config"),
     ("models.backbone",),
     ("correspondence", "selection", "flags", "golden", "compile_cache"),
-    ("composition", "loading", "tuning", "picture"),
+    ("composition", "loading", "process", "tuning", "picture"),
     ("objective",),
     ("inversion",),
     ("refine",),

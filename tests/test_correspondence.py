@@ -14,7 +14,7 @@ import pytest
 from oeft_jax import checkpoint
 from oeft_jax import correspondence as ours
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.models.backbone import backbone, used_params
+from oeft_jax.models.backbone import backbone
 
 VGG = backbone("vgg", {"depths": [1, 1, 1], "widths": [4, 4, 4]})
 RESNET = backbone("resnet", {"stage_sizes": [1, 1, 1, 1], "width": 4})
@@ -58,13 +58,8 @@ def default_step(settings):
 
 
 def begin(settings, network=VGG):
-    phi = weights(network)
-    params = used_params(network, phi, settings.taps)
-    optimizer = ours.default_optimizer(settings)
-    source, target = images()
-    return ours.init(
-        params, phi, source, target, backbone=network, config=settings, optimizer=optimizer
-    )
+    made = ours.make_init(network, settings, ours.default_optimizer(settings))
+    return made(weights(network), *images())
 
 
 def make_step(settings, losses, network=VGG):
@@ -439,6 +434,6 @@ def test_an_augmented_pair_has_a_prior_of_its_own():
 def test_the_prior_of_a_second_pair_compiles_nothing():
     settings = config(prior=1.0)
     begin(settings)
-    before = ours._correlate._cache_size()
+    made = ours.make_init(VGG, settings, ours.default_optimizer(settings))
     begin(settings)
-    assert ours._correlate._cache_size() == before
+    assert made._cache_size() == 1

@@ -109,7 +109,6 @@ def begin(config):
         weights = NETWORK.init(key, TAPS)
         return correspondence.init(
             weights,
-            weights,
             source,
             target,
             backbone=NETWORK,

@@ -107,7 +107,7 @@ def fine_tuning(request):
         source, target = (jnp.asarray(picture) for picture in pictures(2))
         optimizer = correspondence.default_optimizer(config)
         state, pair = correspondence.init(
-            params, params, source, target, backbone=VGG, config=config, optimizer=optimizer
+            params, source, target, backbone=VGG, config=config, optimizer=optimizer
         )
         moved = random_params(lambda key: VGG.init(key, taps), 1)  # the two copies differ
         tuned = {"source": state.params["source"], "target": jax.tree.map(jnp.asarray, moved)}

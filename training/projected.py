@@ -3,7 +3,8 @@
 What a trained network sees is compared at five depths, each by a small head of its own, so a
 generator learns in thousands of pictures what a discriminator from nothing needs millions for: what
 a CPU has time for. Left out of the original: random projections between channels and depths, which
-a network as narrow as the bundled one does not need to be compared as a whole.
+a network as narrow as the bundled one does not need to be compared as a whole. Added to it: a head
+on the pictures themselves, which sees what the frozen network is blind to (a grain of a few pixels).
 """
 
 import flax.linen as nn
@@ -17,6 +18,8 @@ from oeft_jax.models.vgg import downscale_of
 from training.discriminator import Discriminator, EqualisedConv, EqualisedDense
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+PIXELS = "pixels"  # the picture itself, as another depth
+LEAST = 16  # channels of a head, if `width` allows
 SIDE = 4  # every head ends in this many places a side
 
 
@@ -32,7 +35,9 @@ class Heads(nn.Module):
         for tap, x in features.items():
             # to unit mean square for each picture: taps differ in size, and no gain from contrast alone
             x = x / jnp.sqrt(jnp.mean(x**2, axis=(1, 2, 3), keepdims=True) + 1e-8)
-            width = min(self.width, 2 * x.shape[-1])  # shallow maps are large, wide heads slow
+            width = min(
+                self.width, max(LEAST, 2 * x.shape[-1])
+            )  # shallow maps are large, wide heads slow
             for level in range(max(1, (x.shape[1] // SIDE).bit_length() - 1)):
                 x = EqualisedConv(width, name=f"{tap}_{level}")(x)
                 x = average_pool(x, 2) if x.shape[1] > SIDE else x
@@ -50,7 +55,7 @@ def projected(network: Backbone, resolution: int, *, width: int) -> Discriminato
     taps = tuple(tap for tap in TAPS if resolution // downscale_of(tap) >= SIDE)
 
     def seen(frozen: Params, images: jax.Array) -> Features:
-        return network.apply(frozen, images * 0.5 + 0.5, taps)
+        return {PIXELS: images, **network.apply(frozen, images * 0.5 + 0.5, taps)}
 
     def score(params: Params, images: jax.Array, frozen: Params) -> jax.Array:
         return model.apply({"params": params}, seen(frozen, images))  # type: ignore[return-value]

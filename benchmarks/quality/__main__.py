@@ -21,7 +21,7 @@ from benchmarks.quality import judge, pairs, perceptual, sections, summary, vari
 from benchmarks.quality.comparators import COMPARATORS
 from benchmarks.quality.runs import Kept
 from benchmarks.quality.sections import Amount, Bench
-from oeft_jax import compile_cache, huge_pages, pipeline, report
+from oeft_jax import pipeline, process, report
 from oeft_jax._checks import InputError
 from oeft_jax.models import lpips
 
@@ -113,8 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare(args: argparse.Namespace) -> Bench:
     """Networks and what is already there. Raises InputError for a folder that will not do."""
-    compile_cache.use()
-    huge_pages.use()
+    process.prepare()
     pairs.listed(args.data)
     given = [judge.dino(args.dino)] if args.dino else []
     distance = perceptual.load(args.lpips) if args.lpips else None

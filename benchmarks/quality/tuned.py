@@ -12,7 +12,7 @@ from oeft_jax import correspondence, pipeline
 from oeft_jax._types import Params
 from oeft_jax.config import Config, CorrespondenceConfig
 from oeft_jax.correspondence import Pair, Warp
-from oeft_jax.models.backbone import Backbone, used_params
+from oeft_jax.models.backbone import Backbone
 from oeft_jax.pipeline import Parts
 from oeft_jax.remember import remember
 from oeft_jax.warp import best_matches
@@ -52,14 +52,9 @@ def _run(
     """One run to the last number of steps of `at`, rising, looked at on its way."""
     stage = dataclasses.replace(config.correspondence, steps=at[-1])
     made = pipeline.programs_of(config, parts)  # serve any number of steps: it is in the state
-    state, pair = correspondence.init(
-        used_params(parts.backbone, parts.params, stage.taps),
-        parts.params,
-        *squares,
-        backbone=parts.backbone,
-        config=stage,
-        optimizer=correspondence.default_optimizer(stage),
-    )
+    optimizer = correspondence.default_optimizer(stage)
+    begin = correspondence.make_init(parts.backbone, stage, optimizer)
+    state, pair = begin(parts.params, *squares)
     key = pipeline.tuning_key(config)
     for number in at:
         state = correspondence.run(key, state, pair, step=made.step, num_steps=number)
