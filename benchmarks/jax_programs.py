@@ -74,7 +74,7 @@ def _fine_tuning(size: str, mesh: Mesh | None = None, **changes: Any) -> Any:
     losses = correspondence.default_losses(config)
     optimizer = correspondence.default_optimizer(config)
     source, target = (jnp.asarray(image) for image in networks.pictures(config.image_size))
-    begun = correspondence.make_init(backbone, config, optimizer)(params, source, target)
+    begun = tuning.make_init(backbone, config, optimizer)(params, source, target)
     step = tuning.programs(config, backbone, losses, optimizer, mesh).step
     return config, begun, step
 

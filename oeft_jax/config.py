@@ -22,6 +22,8 @@ FITS = ("crop", "squeeze")
 SOURCE, WORKING = "source", "working"  # values of OutputConfig.size beside a number
 LONGEST = 1024  # px, of the longer side where the size is the source's
 SAME = "same"
+DEFAULT = "default"
+PRECISIONS = (DEFAULT, "float32", "bfloat16")
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -173,6 +175,12 @@ class Config:
     refine: RefineConfig = field(default_factory=RefineConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     seed: int = option(0, "of everything random", low=0, high=2**31 - 1)
+    precision: str = option(
+        DEFAULT,
+        "of products in the networks; the default is float32 on a CPU, TensorFloat-32 on a GPU and "
+        "bfloat16 on a TPU",
+        choices=PRECISIONS,
+    )
 
 
 def _paper() -> Config:
@@ -234,10 +242,8 @@ def preset(name: str) -> Config:
 
 def sections(config: Config) -> dict[str, Any]:
     """The dataclasses of a config by name, the config itself under ""."""
-    return {
-        "": config,
-        **{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "seed"},
-    }
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return {"": config, **{k: v for k, v in values.items() if dataclasses.is_dataclass(v)}}
 
 
 def flag_of(section: str, name: str, metadata: Any) -> str:

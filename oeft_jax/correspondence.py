@@ -29,7 +29,6 @@ from oeft_jax.correlation import (
     unit,
 )
 from oeft_jax.models.backbone import Backbone, used_params
-from oeft_jax.once import jit_once
 from oeft_jax.remember import remember
 from oeft_jax.schedule import cosine_fall
 from oeft_jax.tiled import DENSE, TILE
@@ -231,14 +230,6 @@ def init(
     )
     tuned = jax.tree.map(jnp.copy, start)  # the state is donated, `start` must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
-
-
-@remember
-def make_init(
-    backbone: Backbone, config: CorrespondenceConfig, optimizer: optax.GradientTransformation
-) -> Callable[[Params, jax.Array, jax.Array], tuple[CorrespondenceState, Pair]]:
-    """`init` as one program, (params, source, target) -> (state, pair)."""
-    return jit_once(partial(init, backbone=backbone, config=config, optimizer=optimizer))
 
 
 def source_params(params: Params) -> Params:
@@ -460,4 +451,4 @@ def make_warp(backbone: Backbone, config: CorrespondenceConfig) -> Callable[[Par
             confidence=warp_confidence(matches, best, alpha=alpha, tile=tile),
         )
 
-    return jit_once(warped)
+    return jax.jit(warped)

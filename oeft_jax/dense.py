@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from oeft_jax._types import Features
 from oeft_jax.correlation import resize_features
@@ -96,9 +97,10 @@ def products(left: Columns, weights: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _interpolation(side: int, grid: int) -> jax.Array:
-    """[grid, side], the bilinear interpolation of `resize_features` along one axis."""
-    with jax.ensure_compile_time_eval():
-        return jax.image.resize(jnp.eye(side), (grid, side), "linear")
+    """[grid, side], the bilinear interpolation of `resize_features` along one axis, side <= grid."""
+    places = (np.arange(grid) + 0.5) * side / grid - 0.5
+    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(side)))
+    return jnp.asarray(weights / weights.sum(1, keepdims=True), jnp.result_type(float))
 
 
 @jax.custom_vjp

@@ -2,7 +2,7 @@
 
 XLA takes the working memory of a CPU program from malloc at every call and gives it back after.
 By default glibc returns blocks of that size to the system, so each call pays a page fault for
-every 4 KiB it touches: a fine-tuning step of the bundled preset takes a quarter longer.
+every 4 KiB it touches: a fine-tuning step takes a quarter longer, of either preset.
 
 What is kept is the main thread's heap, so programs must run in the main thread (`process.py`). One
 heap for all threads would do without that, but compilers' threads would queue for it: compiling
@@ -13,9 +13,11 @@ import ctypes
 import os
 import sys
 
+from oeft_jax.memory import host_free_bytes
+
 MADV_HUGEPAGE = 14
 PAGE = 2**21
-LARGEST = 2**30  # larger blocks stay the system's: kept ones could leave holes of their size
+LARGEST = 2**30  # larger blocks become the system's again when the reserve is full
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 
 
@@ -23,7 +25,9 @@ def use() -> bool:
     """Keeps freed memory in the process, and asks for huge pages; False where that cannot be.
 
     For commands, not for the library: it changes the allocator of the whole process. Call it in the
-    main thread. Nothing is taken by it: the address range it reserves holds no memory until it is used.
+    main thread. Nothing is taken by it: the address range it reserves holds no memory until it is
+    used. At most half of what is free is kept, since a block that is used again can lie beside the
+    hole that it left.
     """
     if not sys.platform.startswith("linux") or "glibc" not in _c_library():
         return False
@@ -31,8 +35,10 @@ def use() -> bool:
     c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     c.free.argtypes = [ctypes.c_void_p]
     c.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    kept = c.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    size = (host_free_bytes() or 0) // 2
+    if size < PAGE:
+        return False
+    kept = c.mallopt(M_TRIM_THRESHOLD, -1)  # read as the largest number: never
     if not kept or not c.mallopt(M_MMAP_MAX, 0):  # the reserve must be part of the heap
         return False
     start = c.malloc(size)

@@ -192,7 +192,7 @@ def make_finish(
         psnrs, ssims = jax.vmap(compare, in_axes=(0, None))(images, goal)
         return jnp.clip(images * 0.5 + 0.5, 0, 1), psnrs, ssims
 
-    return jit_once(finish, static_argnums=2)
+    return jax.jit(finish, static_argnums=2)
 
 
 @remember
@@ -215,7 +215,7 @@ def make_programs(
         jit_once(partial(make_goal, generator=generator, backbone=backbone, config=config)),
         jit_once(begin),
         make_step(generator, backbone, config, optimizer, plan, mesh=mesh),
-        make_finish(generator, config, plan, mesh=mesh),
+        jit_once(make_finish(generator, config, plan, mesh=mesh), static_argnums=2),
     )
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oeft_jax import correspondence, pipeline
+from oeft_jax import pipeline, tuning
 from oeft_jax.config import Config
 from oeft_jax.once import quick
 from oeft_jax.pipeline import Parts
@@ -109,7 +109,7 @@ def _beginning(config: Config, parts: Parts) -> Call:
     """What begins stage 1."""
     stage = config.correspondence
     photo = _pixels(1, stage.image_size, stage.image_size)
-    begin = correspondence.make_init(parts.backbone, stage, parts.optimizer)
+    begin = tuning.make_init(parts.backbone, stage, parts.optimizer)
     return Call("beginning", begin, (parts.params, photo, photo))
 
 

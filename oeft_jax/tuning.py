@@ -5,6 +5,7 @@ program, so a pair's numbers do not depend on the group that it is in.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from oeft_jax.correspondence import CorrespondenceState, NonFiniteError, Pair, W
 from oeft_jax.devices import PAIRS, replicate, spread, stack
 from oeft_jax.losses import Losses
 from oeft_jax.models.backbone import Backbone
+from oeft_jax.once import jit_once
 from oeft_jax.remember import remember
 
 HISTORY = (0.0, 0.1, 0.4, 1.0)  # parts of the run at which the warp is kept (Fig. 5)
@@ -70,12 +72,21 @@ def _make(
     step = correspondence.make_step(backbone, config, dict(losses), optimizer)
     warp = correspondence.make_warp(backbone, config)
     if mesh is None:
-        return Programs(step, warp)
+        return Programs(step, jit_once(warp))
     own: Any = [OWN] * len(Pair._fields)
     pair = Pair(*own)._replace(phi=P(), start=P())
     return Programs(
         spread(step, mesh, (P(), OWN, pair), donate=(1,)), spread(warp, mesh, (OWN, pair))
     )
+
+
+@remember
+def make_init(
+    backbone: Backbone, config: CorrespondenceConfig, optimizer: optax.GradientTransformation
+) -> Callable[[Params, jax.Array, jax.Array], tuple[CorrespondenceState, Pair]]:
+    """`correspondence.init` as one program, (params, source, target) -> (state, pair)."""
+    begin = correspondence.init
+    return jit_once(partial(begin, backbone=backbone, config=config, optimizer=optimizer))
 
 
 class Tuning:
@@ -97,8 +108,7 @@ class Tuning:
         store: Store,
         save_every: int,
     ) -> None:
-        begin = correspondence.make_init(backbone, config, optimizer)
-        state, self.pair = begin(params, source, target)
+        state, self.pair = make_init(backbone, config, optimizer)(params, source, target)
         self.steps, self.save_every, self.store = config.steps, save_every, store
         self.marks = sorted({round(part * config.steps) for part in HISTORY})
         self.names = ["loss", *(name for name, (weight, _) in sorted(losses.items()) if weight)]

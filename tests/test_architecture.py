@@ -12,8 +12,8 @@ import oeft_jax
 
 ROOT = Path(oeft_jax.__file__).parent
 LEVELS = (  # a module imports only from the lines above its own
-    ("_types", "_checks", "remember", "memory", "huge_pages", "once", "schedule", "products"),
-    ("models.winograd", "devices", "pair_list", "patches"),
+    ("_types", "_checks", "remember", "memory", "once", "schedule", "products"),
+    ("huge_pages", "models.winograd", "devices", "pair_list", "patches"),
     ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
     ("models.vgg", "models.generator", "correlation", "metrics", "guided"),
     ("dense", "field", "finish"),

@@ -15,6 +15,7 @@ from oeft_jax import checkpoint
 from oeft_jax import correspondence as ours
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.models.backbone import backbone
+from oeft_jax.tuning import make_init
 
 VGG = backbone("vgg", {"depths": [1, 1, 1], "widths": [4, 4, 4]})
 RESNET = backbone("resnet", {"stage_sizes": [1, 1, 1, 1], "width": 4})
@@ -58,8 +59,8 @@ def default_step(settings):
 
 
 def begin(settings, network=VGG):
-    made = ours.make_init(network, settings, ours.default_optimizer(settings))
-    return made(weights(network), *images())
+    optimizer = ours.default_optimizer(settings)
+    return make_init(network, settings, optimizer)(weights(network), *images())
 
 
 def make_step(settings, losses, network=VGG):
@@ -434,6 +435,6 @@ def test_an_augmented_pair_has_a_prior_of_its_own():
 def test_the_prior_of_a_second_pair_compiles_nothing():
     settings = config(prior=1.0)
     begin(settings)
-    made = ours.make_init(VGG, settings, ours.default_optimizer(settings))
+    made = make_init(VGG, settings, ours.default_optimizer(settings))
     begin(settings)
     assert made._cache_size() == 1

@@ -274,11 +274,11 @@ def test_heads_on_features_score_places_and_pass_gradients(key):
     frozen = network.init(key, ("relu3_1",))
     critic = projected(network, 16, width=8)  # relu4_1 and relu5_1 would be smaller than 4 x 4
     params = critic.init(key)
-    assert {name.split("_")[0] for name in params} == {"relu1", "relu2", "relu3"}
+    assert {name.split("_")[0] for name in params} == {"pixels", "relu1", "relu2", "relu3"}
     images = jax.random.uniform(key, (3, 16, 16, 3), minval=-1)
     score = jax.jit(critic.score)
     scores = score(params, images, frozen)
-    assert scores.shape == (3, 3 * 16)
+    assert scores.shape == (3, 4 * 16)
     np.testing.assert_allclose(score(params, images[1:2], frozen)[0], scores[1], atol=1e-4)
     slopes = jax.jit(jax.grad(lambda x: jnp.sum(critic.score(params, x, frozen) ** 2)))(images)
     assert np.all(np.abs(slopes).sum((1, 2, 3)) > 0)

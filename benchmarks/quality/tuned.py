@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oeft_jax import correspondence, pipeline
+from oeft_jax import correspondence, pipeline, tuning
 from oeft_jax._types import Params
 from oeft_jax.config import Config, CorrespondenceConfig
 from oeft_jax.correspondence import Pair, Warp
@@ -53,7 +53,7 @@ def _run(
     stage = dataclasses.replace(config.correspondence, steps=at[-1])
     made = pipeline.programs_of(config, parts)  # serve any number of steps: it is in the state
     optimizer = correspondence.default_optimizer(stage)
-    begin = correspondence.make_init(parts.backbone, stage, optimizer)
+    begin = tuning.make_init(parts.backbone, stage, optimizer)
     state, pair = begin(parts.params, *squares)
     key = pipeline.tuning_key(config)
     for number in at:
