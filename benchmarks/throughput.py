@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.harness import Subject, circumstances, serve, side_by_side
+from oeft_jax.products import DEFAULT
+from oeft_jax.products import precision as in_precision
 
 WHATS = ("cft", "inversion", "scaling")
 LAYOUTS = ("nchw", "channels_last")
@@ -73,6 +75,7 @@ def cft(flags: argparse.Namespace) -> Iterator[Group]:
         options = {"size": size}
         cases = [
             Case("ours", "fine_tuning", options, "pairs"),
+            Case("ours, bfloat16", "fine_tuning", {**options, "precision": "bfloat16"}, "pairs"),
             Case("plain JAX", "fine_tuning_plain", options, "pairs"),
             *torch_cases("torch_fine_tuning", "", flags, **options),
         ]
@@ -90,6 +93,7 @@ def inversion(flags: argparse.Namespace) -> Iterator[Group]:
             size,
             [
                 Case("ours", "inversion", one, "hypotheses"),
+                Case("ours, bfloat16", "inversion", {**one, "precision": "bfloat16"}, "hypotheses"),
                 *torch_cases("torch_inversion", "one code at a time, ", flags, **one),
                 *torch_cases("torch_inversion_batched", "codes as a batch, ", flags, **one),
             ],
@@ -233,13 +237,14 @@ def main(arguments: list[str] | None = None) -> None:
             (flags.out / f"throughput_{what}.json").write_text(text, "utf-8")
 
 
-def child(program: str, **options: Any) -> None:
+def child(program: str, precision: str = DEFAULT, **options: Any) -> None:
     """Serves one program; only the library that it needs is loaded, before memory is counted."""
     if program.startswith("torch"):
         from benchmarks import torch_programs as programs
     else:
         from benchmarks import jax_programs as programs  # type: ignore[no-redef]
-    serve(lambda: programs.PROGRAMS[program](**options))
+    with in_precision(precision):
+        serve(lambda: programs.PROGRAMS[program](**options))
 
 
 if __name__ == "__main__":

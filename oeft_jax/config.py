@@ -9,6 +9,7 @@ from typing import Any
 
 from oeft_jax._checks import check_choice, check_range
 from oeft_jax.correlation import CENTRES, LAYER_SCALES
+from oeft_jax.products import DEFAULT, PRECISIONS
 from oeft_jax.tiled import TILE
 from oeft_jax.warp import WARPS
 
@@ -22,8 +23,6 @@ FITS = ("crop", "squeeze")
 SOURCE, WORKING = "source", "working"  # values of OutputConfig.size beside a number
 LONGEST = 1024  # px, of the longer side where the size is the source's
 SAME = "same"
-DEFAULT = "default"
-PRECISIONS = (DEFAULT, "float32", "bfloat16")
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -177,8 +176,8 @@ class Config:
     seed: int = option(0, "of everything random", low=0, high=2**31 - 1)
     precision: str = option(
         DEFAULT,
-        "of products in the networks; the default is float32 on a CPU, TensorFloat-32 on a GPU and "
-        "bfloat16 on a TPU",
+        "of the networks' products: the device's own (float32 on a CPU), float32, or bfloat16, which "
+        "CPUs with AMX or AVX-512 BF16 multiply faster",
         choices=PRECISIONS,
     )
 

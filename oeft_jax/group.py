@@ -20,6 +20,7 @@ from oeft_jax.config import Config
 from oeft_jax.correspondence import NonFiniteError
 from oeft_jax.memory import OutOfMemory, guard
 from oeft_jax.pipeline import Parts, Progress, Translation
+from oeft_jax.products import precision
 
 Made = TypeVar("Made")
 
@@ -56,23 +57,24 @@ def translate_group(
     """
     tell = on_progress or (lambda _: None)
     stores = [Store(folder) for folder in state_folders or [None] * len(pairs)]
-    began = time.monotonic()
-    group = [
-        attempt(partial(pipeline.begin, source, target, config, parts, store))
-        for (source, target), store in zip(pairs, stores, strict=True)
-    ]
-    ready = [one for one in group if isinstance(one, tuning.Tuning)]
-    tuned = iter(_tuned(ready, config, parts, mesh, tell))
-    seconds = time.monotonic() - began
-    results: list[Translation | Exception] = []
-    for photos, one, store in zip(pairs, group, stores, strict=True):
-        outcome = one if isinstance(one, Exception) else next(tuned)
-        if isinstance(outcome, Exception):
-            results.append(outcome)
-        elif isinstance(one, tuning.Tuning):
-            ready_one = (photos, one, outcome, config, parts)
-            end = partial(pipeline.finish, *ready_one, tell=tell, store=store)
-            results.append(attempt(partial(end, seconds=seconds, mesh=mesh)))
+    with precision(config.precision):
+        began = time.monotonic()
+        group = [
+            attempt(partial(pipeline.begin, source, target, config, parts, store))
+            for (source, target), store in zip(pairs, stores, strict=True)
+        ]
+        ready = [one for one in group if isinstance(one, tuning.Tuning)]
+        tuned = iter(_tuned(ready, config, parts, mesh, tell))
+        seconds = time.monotonic() - began
+        results: list[Translation | Exception] = []
+        for photos, one, store in zip(pairs, group, stores, strict=True):
+            outcome = one if isinstance(one, Exception) else next(tuned)
+            if isinstance(outcome, Exception):
+                results.append(outcome)
+            elif isinstance(one, tuning.Tuning):
+                ready_one = (photos, one, outcome, config, parts)
+                end = partial(pipeline.finish, *ready_one, tell=tell, store=store)
+                results.append(attempt(partial(end, seconds=seconds, mesh=mesh)))
     return results
 
 

@@ -16,6 +16,7 @@ from oeft_jax import pipeline, tuning
 from oeft_jax.config import Config
 from oeft_jax.once import quick
 from oeft_jax.pipeline import Parts
+from oeft_jax.products import DEFAULT, precision
 
 MIB = 2**20
 SCRATCH = 1.12  # XLA's figures leave out kernels' own scratch; measured on a CPU, at most 12 %
@@ -38,6 +39,7 @@ class Call(NamedTuple):
     program: Any  # result of `jax.jit`
     arguments: tuple[Any, ...]  # as it takes them; a shape does for an array
     beside: Any = ()  # tree of what else is alive meanwhile
+    precision: str = DEFAULT  # of the networks' products
 
 
 def needed(call: Call | Need, *, trial: bool = False) -> Need:
@@ -50,7 +52,8 @@ def needed(call: Call | Need, *, trial: bool = False) -> Need:
     if isinstance(call, Need):
         return call
     options = quick() if trial else None  # memory is settled before machine code is made
-    found = call.program.lower(*call.arguments).compile(options).memory_analysis()
+    with precision(call.precision):
+        found = call.program.lower(*call.arguments).compile(options).memory_analysis()
     made = 0  # a backend that does not say counts as needing nothing
     if found is not None:
         made = found.output_size_in_bytes - found.alias_size_in_bytes
@@ -70,11 +73,13 @@ def stage_1(config: Config, parts: Parts) -> tuple[Call, ...]:
     """The fine-tuning step, where there is one, what begins it, and the warp."""
     begin, made = _beginning(config, parts), pipeline.programs_of(config, parts)
     state, pair = _begun(begin)
-    others = (begin, Call("final warp", made.warp, (state.params, pair), state.opt_state))
+    warp = (state.params, pair)
+    others = (begin, Call("final warp", made.warp, warp, state.opt_state, config.precision))
     if not config.correspondence.steps:
         return others
     key = jax.eval_shape(lambda: pipeline.tuning_key(config))
-    return Call("correspondence step", made.step, (key, state, pair)), *others
+    step = Call("correspondence step", made.step, (key, state, pair), (), config.precision)
+    return step, *others
 
 
 def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
@@ -89,8 +94,8 @@ def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
     beside = _begun(_beginning(config, parts))[1]._replace(phi=())  # the goal has phi
     arguments = (state, goal, tuple(range(len(made.plan))))
     return (
-        Call("inversion step", made.step, arguments, beside),
-        Call("finished hypotheses", made.finish, arguments, beside),
+        Call("inversion step", made.step, arguments, beside, config.precision),
+        Call("finished hypotheses", made.finish, arguments, beside, config.precision),
     )
 
 
@@ -110,7 +115,8 @@ def _beginning(config: Config, parts: Parts) -> Call:
     stage = config.correspondence
     photo = _pixels(1, stage.image_size, stage.image_size)
     begin = tuning.make_init(parts.backbone, stage, parts.optimizer)
-    return Call("beginning", begin, (parts.params, photo, photo))
+    begun = (parts.params, photo, photo)
+    return Call("beginning", begin, begun, precision=config.precision)
 
 
 def _begun(beginning: Call) -> Any:

@@ -28,6 +28,7 @@ from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.patches import vote
 from oeft_jax.picture import make_picture, square_of
+from oeft_jax.products import precision
 from oeft_jax.refine import give_up_step, hopeless, two_bands, use_generator
 from oeft_jax.remember import remember
 from oeft_jax.selection import Choice, Scorer
@@ -163,13 +164,14 @@ def translate(
     tell = on_progress or (lambda _: None)
     store = Store(state_folder)
     began = time.monotonic()
-    with guard(STAGES[0]):
-        one = begin(source, target, config, parts, store)
-        made = programs_of(config, parts)
-        tuned = tuning.tune(tuning_key(config), one, made, stage_1(config, tell))
-    seconds = time.monotonic() - began
-    photos = (source, target)
-    return finish(photos, one, tuned, config, parts, tell=tell, store=store, seconds=seconds)
+    with precision(config.precision):
+        with guard(STAGES[0]):
+            one = begin(source, target, config, parts, store)
+            made = programs_of(config, parts)
+            tuned = tuning.tune(tuning_key(config), one, made, stage_1(config, tell))
+        seconds = time.monotonic() - began
+        photos = (source, target)
+        return finish(photos, one, tuned, config, parts, tell=tell, store=store, seconds=seconds)
 
 
 def begin(

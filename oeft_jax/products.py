@@ -8,10 +8,24 @@ Cells are [n, p, c] and [n, q, c] float32. Full precision on every device: what 
 products goes through an exp.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+DEFAULT = "default"
+PRECISIONS = (DEFAULT, "float32", "bfloat16")
+
+
+def precision(name: str) -> AbstractContextManager[None]:
+    """Where the networks' products are of a precision of `PRECISIONS`; the ones here never are.
+
+    JAX's own `default_matmul_precision`, which is of the thread and part of what a compiled program
+    is found by. `models/winograd.py` sees to it on CPUs, where XLA does not.
+    """
+    return nullcontext() if name == DEFAULT else jax.default_matmul_precision(name)
+
 
 _product = partial(jnp.einsum, precision="highest")
 _Two = tuple[jax.Array, jax.Array]

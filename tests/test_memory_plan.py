@@ -172,6 +172,7 @@ def test_a_run_compiles_nothing_that_the_plan_has_compiled(config, parts, needs,
 
     other = dataclasses.replace(config, inversion=dataclasses.replace(config.inversion, l1=0.1))
     other = changed(other, alpha=99.0)  # settings of no other test
+    other = dataclasses.replace(other, precision="bfloat16")
     own = pipeline.load_parts(other)
     caplog.set_level(logging.WARNING, "jax")
     jax.config.update("jax_log_compiles", True)  # of every thread, which `log_compiles` is not

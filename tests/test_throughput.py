@@ -67,8 +67,10 @@ def run(tmp_path, what):
 def test_fine_tuning_is_compared_with_plain_jax_and_pytorch(tmp_path, capsys):
     report = run(tmp_path, "cft")
     (group,) = report["groups"]
-    ours, plain, torch = group["rows"]
-    assert [row["name"] for row in group["rows"]] == ["ours", "plain JAX", "PyTorch eager, nchw"]
+    ours, low, plain, torch = group["rows"]
+    names = ["ours", "ours, bfloat16", "plain JAX", "PyTorch eager, nchw"]
+    assert [row["name"] for row in group["rows"]] == names
+    assert low["losses"] == pytest.approx(ours["losses"], rel=0.05)
     assert ours["ratio"] == 1
     assert plain["ratio"] == pytest.approx(plain["median_s"] / ours["median_s"])
     assert plain["losses"] == pytest.approx(ours["losses"], rel=1e-3)  # the same mathematics
@@ -83,7 +85,7 @@ def test_inversion_is_compared_with_pytorch_and_with_one_alone(tmp_path, shared_
     one, eight = run(tmp_path, "inversion")["groups"]
     for row in one["rows"]:  # the same start values and no draws: the same losses
         assert row["losses"] == pytest.approx(one["rows"][0]["losses"], rel=1e-3)
-    assert len(one["rows"]) == 3
+    assert len(one["rows"]) == 4
     alone, together = eight["rows"]
     assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3)
     assert together["last_loss"] < together["first_loss"]

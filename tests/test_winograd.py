@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from oeft_jax.models import layers, winograd
+from oeft_jax.products import PRECISIONS, precision
 
 pytestmark = pytest.mark.usefixtures("full_compile")
 
@@ -143,3 +144,20 @@ def test_vmap_over_kernels(always_winograd):
     kernels = jnp.stack([kernel, 2 * kernel])
     found = jax.jit(jax.vmap(layers.conv, (None, 0)))(x, kernels)
     np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-4, atol=1e-3)
+
+
+def test_precision_bfloat16_rounds_the_factors_and_sums_in_float32(always_winograd):
+    x, kernel, g = draw_wide(6)
+
+    def pulled(name):
+        with precision(name):  # part of what jit looks a program up by
+            value, pull = jax.vjp(jax.jit(layers.conv), x, kernel)
+            return value, *pull(g)
+
+    usual, full, low = (pulled(name) for name in PRECISIONS)
+    for one, two, three in zip(usual, full, low, strict=True):
+        assert one.dtype == three.dtype == jnp.float32
+        np.testing.assert_array_equal(one, two)
+        error = jnp.abs(three - one)
+        assert 1e-4 < jnp.max(error) / jnp.max(jnp.abs(one)) < 4e-2
+        assert jnp.sqrt(jnp.mean(error**2) / jnp.mean(one**2)) < 2e-2

@@ -14,6 +14,7 @@ from oeft_jax.config import Config, CorrespondenceConfig
 from oeft_jax.correspondence import Pair, Warp
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.pipeline import Parts
+from oeft_jax.products import precision
 from oeft_jax.remember import remember
 from oeft_jax.warp import best_matches
 
@@ -54,11 +55,14 @@ def _run(
     made = pipeline.programs_of(config, parts)  # serve any number of steps: it is in the state
     optimizer = correspondence.default_optimizer(stage)
     begin = tuning.make_init(parts.backbone, stage, optimizer)
-    state, pair = begin(parts.params, *squares)
+    with precision(config.precision):
+        state, pair = begin(parts.params, *squares)
     key = pipeline.tuning_key(config)
     for number in at:
-        state = correspondence.run(key, state, pair, step=made.step, num_steps=number)
-        yield Look(number, state.params, pair, made.warp(state.params, pair))
+        with precision(config.precision):
+            state = correspondence.run(key, state, pair, step=made.step, num_steps=number)
+            warp = made.warp(state.params, pair)
+        yield Look(number, state.params, pair, warp)
 
 
 def under(config: Config, parts: Parts) -> Parts:

@@ -1,4 +1,4 @@
-"""Settings of stage 1 that are compared: each is the default with a few values changed."""
+"""Settings that are compared: each is the default with a few values of stage 1, or of all, changed."""
 
 import dataclasses
 from typing import Any
@@ -55,14 +55,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rate that stays": {"schedule": "constant"},
     "rate 3e-4": {"learning_rate": 3e-4},
     "rate 6e-4": {"learning_rate": 6e-4},
+    "bfloat16": {"precision": "bfloat16"},
 }
 
 
 def settings(variant: str, *, size: int, steps: int) -> Config:
     """The default preset with a variant's values, at a working size of 4 pixels a cell."""
     check_choice("--variants", variant, VARIANTS)
-    config = preset("bundled")
+    config, changes = preset("bundled"), dict(VARIANTS[variant])
+    precision = changes.pop("precision", config.precision)
     stage: CorrespondenceConfig = dataclasses.replace(
-        config.correspondence, image_size=size, grid=size // 4, steps=steps, **VARIANTS[variant]
+        config.correspondence, image_size=size, grid=size // 4, steps=steps, **changes
     )
-    return dataclasses.replace(config, correspondence=stage)
+    return dataclasses.replace(config, correspondence=stage, precision=precision)
