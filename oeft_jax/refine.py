@@ -23,7 +23,7 @@ def hopeless(hypotheses: Sequence[Hypothesis], config: RefineConfig) -> bool:
 
 def use_generator(best: Hypothesis, config: RefineConfig) -> tuple[bool, str]:
     """(whether the generator's picture is used, a sentence that says why)."""
-    reached = f"the chosen inversion reaches an SSIM of {best.ssim:.2f} with the warp"
+    reached = f"the chosen inversion reaches an SSIM of {best.ssim:.3f} with the warp"
     if config.mode == "never":
         return False, "The generator was not asked for; the result is the warp."
     if config.mode == "always":

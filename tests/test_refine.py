@@ -92,20 +92,20 @@ def test_smooth_warp_adds_no_detail_to_the_generators_picture():
             0.05,
             True,
             "The generator's picture is used as asked; "
-            "the chosen inversion reaches an SSIM of 0.05 with the warp.",
+            "the chosen inversion reaches an SSIM of 0.050 with the warp.",
         ),
         (
             "auto",
             0.6499,
             False,
-            "The generator is the limit: the chosen inversion reaches an SSIM of 0.65 with the warp, "
+            "The generator is the limit: the chosen inversion reaches an SSIM of 0.650 with the warp, "
             "less than 0.65, so this picture is outside what it can make; the result is the warp.",
         ),
         (
             "auto",
             0.65,
             True,
-            "The generator's picture is used: the chosen inversion reaches an SSIM of 0.65 with the warp.",
+            "The generator's picture is used: the chosen inversion reaches an SSIM of 0.650 with the warp.",
         ),
     ],
 )
