@@ -21,7 +21,7 @@ from oeft_jax.products import DEFAULT, precision
 MIB = 2**20
 SCRATCH = 1.12  # XLA's figures leave out kernels' own scratch; measured on a CPU, at most 12 %
 PIXEL = 160  # bytes for each pixel of the finished picture; measured, 151 at most
-RUNTIME = 64 * MIB  # nor do they have threads and the allocator; about 50 MiB were measured
+RUNTIME = 176 * MIB  # nor threads, the allocator and what libraries pack; 160 MiB were measured
 COMPILED_AT_ONCE = 2  # programs; a compiler rests while another program is traced
 
 
