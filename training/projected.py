@@ -35,9 +35,8 @@ class Heads(nn.Module):
         for tap, x in features.items():
             # to unit mean square for each picture: taps differ in size, and no gain from contrast alone
             x = x / jnp.sqrt(jnp.mean(x**2, axis=(1, 2, 3), keepdims=True) + 1e-8)
-            width = min(
-                self.width, max(LEAST, 2 * x.shape[-1])
-            )  # shallow maps are large, wide heads slow
+            # shallow maps are large, wide heads slow
+            width = min(self.width, max(LEAST, 2 * x.shape[-1]))
             for level in range(max(1, (x.shape[1] // SIDE).bit_length() - 1)):
                 x = EqualisedConv(width, name=f"{tap}_{level}")(x)
                 x = average_pool(x, 2) if x.shape[1] > SIDE else x
