@@ -142,6 +142,12 @@ class RefineConfig:
         low=0,
         high=1,
     )
+    give_up_score: float = option(
+        1.5,
+        "auto: or how many times the warp's Frechet score every hypothesis must have then",
+        flag="refine-give-up-score",
+        low=1,
+    )
 
 
 @dataclass(frozen=True)

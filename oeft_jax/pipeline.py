@@ -29,7 +29,7 @@ from oeft_jax.models.generator import Generator
 from oeft_jax.patches import vote
 from oeft_jax.picture import make_picture, square_of
 from oeft_jax.products import precision
-from oeft_jax.refine import give_up_step, hopeless, two_bands, use_generator
+from oeft_jax.refine import give_up_step, hopeless, over_warp, two_bands, use_generator
 from oeft_jax.remember import remember
 from oeft_jax.selection import Choice, Scorer
 from oeft_jax.tuning import Tuned, Tuning
@@ -245,21 +245,22 @@ def finish(
       As `translate`.
     """
     stage = config.correspondence
-    square = square_of(tuned.warp, stage)
+    square, target = square_of(tuned.warp, stage), np.asarray(one.pair.target)[0]
+    rate = partial(over_warp, warped=square, target=target, scorer=parts.scorer)
     began = time.monotonic()
     with guard(STAGES[1]):
         made = make_picture(photos, one.pair, tuned.warp, config)
     took = {"correspondence": seconds, "finish": time.monotonic() - began}
     began = time.monotonic()
     with guard(STAGES[2]):
-        hypotheses, steps = _invert(square, config, parts, tell, store, mesh)
+        hypotheses, steps = _invert(square, rate, config, parts, tell, store, mesh)
     choice, uses, verdict, image = None, False, "", made.warped
     if hypotheses:
-        scores = parts.scorer([h.image for h in hypotheses], np.asarray(one.pair.target)[0])
+        scores = parts.scorer([h.image for h in hypotheses], target)
         losses = np.array([h.loss for h in hypotheses])
         choice = selection.choose(scores, losses, tolerance=config.selection.tolerance)
         chosen = hypotheses[choice.chosen]
-        uses, verdict = use_generator(chosen, config.refine)
+        uses, verdict = use_generator(chosen, rate([chosen])[0], config.refine)
         if steps < config.inversion.steps:
             verdict += f" It was given up after {steps} of {config.inversion.steps} steps."
         image = two_bands(chosen.image, made.warped) if uses else made.warped
@@ -309,13 +310,14 @@ def _checked(name: str, image: Any) -> np.ndarray:
 
 def _invert(
     warped: np.ndarray,
+    rate: Callable[[list[Hypothesis]], np.ndarray],
     config: Config,
     parts: Parts,
     tell: Callable[[Progress], None],
     store: Store,
     mesh: Mesh | None,
 ) -> tuple[list[Hypothesis], int]:
-    """The hypotheses and the steps that were taken."""
+    """The hypotheses and the steps that were taken; `rate` is `over_warp`."""
     generator, stage = parts.generator, config.inversion
     if generator is None or config.refine.mode == "never":
         return [], 0
@@ -346,7 +348,7 @@ def _invert(
     if early is not None and int(state.step) <= early:
         state = run(state, num_steps=early)
         found = inversion.require(inversion.hypotheses_of(state, goal, programs))
-        if hopeless(found, config.refine):
+        if hopeless(found, rate(found), config.refine):
             return found, early
     state = run(state, num_steps=stage.steps)
     return inversion.require(inversion.hypotheses_of(state, goal, programs)), stage.steps

@@ -8,6 +8,7 @@ import numpy as np
 
 from oeft_jax.config import RefineConfig
 from oeft_jax.inversion import Hypothesis
+from oeft_jax.selection import Scorer
 
 
 def give_up_step(config: RefineConfig, steps: int) -> int | None:
@@ -16,13 +17,42 @@ def give_up_step(config: RefineConfig, steps: int) -> int | None:
     return steps // 3 if asks and steps >= 3 else None
 
 
-def hopeless(hypotheses: Sequence[Hypothesis], config: RefineConfig) -> bool:
-    """Whether a third of the steps left all of them too far from the warp to be used in the end."""
-    return all(not one.ssim >= config.limit - config.give_up for one in hypotheses)
+def hopeless(hypotheses: Sequence[Hypothesis], over: np.ndarray, config: RefineConfig) -> bool:
+    """Whether a third of the steps left all of them too far from being used in the end.
+
+    Args:
+      over: [h], as `over_warp` gives it.
+    """
+    return all(
+        not (one.ssim >= config.limit - config.give_up and score <= config.give_up_score)
+        for one, score in zip(hypotheses, over, strict=True)
+    )
 
 
-def use_generator(best: Hypothesis, config: RefineConfig) -> tuple[bool, str]:
-    """(whether the generator's picture is used, a sentence that says why)."""
+def over_warp(
+    hypotheses: Sequence[Hypothesis], warped: np.ndarray, target: np.ndarray, scorer: Scorer
+) -> np.ndarray:
+    """The score of each picture that would be the result, over the warp's: above 1 is worse.
+
+    The warp is one candidate more for the score that chooses among the hypotheses (Sec. 3.3).
+
+    Args:
+      warped: [s, s, 3] in [0, 1], at working size.
+      target: [s, s, 3] in [0, 1].
+    Returns:
+      [h]; not finite where a score is not.
+    """
+    pictures = [two_bands(one.image, warped) for one in hypotheses]
+    scores = np.asarray(scorer([*pictures, warped], target), np.float64)
+    return scores[:-1] / max(scores[-1], np.finfo(np.float32).tiny)
+
+
+def use_generator(best: Hypothesis, over: float, config: RefineConfig) -> tuple[bool, str]:
+    """(whether the generator's picture is used, a sentence that says why).
+
+    Args:
+      over: of `best`, as `over_warp` gives it.
+    """
     reached = f"the chosen inversion reaches an SSIM of {best.ssim:.3f} with the warp"
     if config.mode == "never":
         return False, "The generator was not asked for; the result is the warp."
@@ -33,7 +63,13 @@ def use_generator(best: Hypothesis, config: RefineConfig) -> tuple[bool, str]:
             f"The generator is the limit: {reached}, less than {config.limit:g}, so this "
             "picture is outside what it can make; the result is the warp."
         )
-    return True, f"The generator's picture is used: {reached}."
+    scored = f"a Frechet score {over:.2f} times the warp's"
+    if not over <= 1:
+        return False, (
+            f"The result is the warp, which has the target's look more than the generator's "
+            f"picture: {reached}, with {scored}."
+        )
+    return True, f"The generator's picture is used: {reached}, with {scored}."
 
 
 def two_bands(image: np.ndarray, warped: np.ndarray) -> np.ndarray:

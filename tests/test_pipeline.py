@@ -1,6 +1,7 @@
 """translate() from arrays to arrays, through both stages of a tiny network pair."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -144,13 +145,30 @@ def test_every_hypothesis_is_scored(plain):
     assert result.choice.eligible[result.choice.chosen]
 
 
+def with_last_score(config, last):
+    """Parts whose score is 1 but for the last picture, which is the warp where the warp is scored."""
+
+    def scorer(images, _target):
+        scores = np.ones(len(images))
+        scores[-1] = last
+        return scores
+
+    return pipeline.load_parts(config)._replace(scorer=scorer)
+
+
 @pytest.mark.parametrize(
-    ("mode", "limit", "uses"),
-    [("never", 0.5, False), ("always", 0.5, True), ("auto", -1.0, True), ("auto", 1.0, False)],
+    ("mode", "limit", "last", "uses"),
+    [
+        ("never", 0.5, 1.0, False),
+        ("always", 0.5, 0.5, True),
+        ("auto", -1.0, 1.0, True),
+        ("auto", -1.0, 0.5, False),
+        ("auto", 1.0, 1.0, False),
+    ],
 )
-def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limit, uses):
+def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limit, last, uses):
     config = make_config(refine=RefineConfig(mode, limit), correspondence__steps=0)
-    result = pipeline.translate(*pair, config)
+    result = pipeline.translate(*pair, config, parts=with_last_score(config, last))
     assert result.uses_generator is uses
     assert len(result.hypotheses) == (0 if mode == "never" else 2)
     assert (result.choice is None) == (mode == "never")
@@ -161,16 +179,26 @@ def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limi
     assert [mark for mark, _ in result.history] == [0]
 
 
-@pytest.mark.parametrize(("limit", "taken"), [(1.0, 1), (-1.0, 4)])
-def test_a_hopeless_inversion_is_given_up(make_config, pair, tmp_path, limit, taken):
+@pytest.mark.parametrize(
+    ("limit", "last", "taken", "uses"),
+    [(1.0, 1.0, 1, False), (-1.0, 1.0, 4, True), (-1.0, 0.9, 4, False), (-1.0, 0.5, 1, False)],
+)
+def test_a_hopeless_inversion_is_given_up(make_config, pair, tmp_path, limit, last, taken, uses):
     config = make_config(refine=RefineConfig(limit=limit), correspondence__steps=0)
+    run = partial(
+        pipeline.translate,
+        *pair,
+        config,
+        parts=with_last_score(config, last),
+        state_folder=tmp_path,
+    )
     told, again = [], []
-    result = pipeline.translate(*pair, config, on_progress=told.append, state_folder=tmp_path)
+    result = run(on_progress=told.append)
     assert [(one.step, one.total) for one in told] == [(n + 1, 4) for n in range(taken)]
-    assert result.uses_generator is (limit < 0)
-    assert ("given up after 1 of 4 steps." in result.verdict) is (limit > 0)
+    assert result.uses_generator is uses
+    assert ("given up after 1 of 4 steps." in result.verdict) is (taken < 4)
     assert len(result.hypotheses) == 2
-    resumed = pipeline.translate(*pair, config, on_progress=again.append, state_folder=tmp_path)
+    resumed = run(on_progress=again.append)
     same(resumed, result)
 
 

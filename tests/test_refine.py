@@ -7,7 +7,7 @@ import pytest
 
 from oeft_jax.config import RefineConfig
 from oeft_jax.inversion import Hypothesis
-from oeft_jax.refine import give_up_step, hopeless, two_bands, use_generator
+from oeft_jax.refine import give_up_step, hopeless, over_warp, two_bands, use_generator
 
 
 def hypothesis(ssim):
@@ -84,12 +84,13 @@ def test_smooth_warp_adds_no_detail_to_the_generators_picture():
 
 
 @pytest.mark.parametrize(
-    ("mode", "ssim", "uses", "sentence"),
+    ("mode", "ssim", "over", "uses", "sentence"),
     [
-        ("never", 0.9, False, "The generator was not asked for; the result is the warp."),
+        ("never", 0.9, 0.5, False, "The generator was not asked for; the result is the warp."),
         (
             "always",
             0.05,
+            9.0,
             True,
             "The generator's picture is used as asked; "
             "the chosen inversion reaches an SSIM of 0.050 with the warp.",
@@ -97,6 +98,7 @@ def test_smooth_warp_adds_no_detail_to_the_generators_picture():
         (
             "auto",
             0.6499,
+            0.5,
             False,
             "The generator is the limit: the chosen inversion reaches an SSIM of 0.650 with the warp, "
             "less than 0.65, so this picture is outside what it can make; the result is the warp.",
@@ -104,22 +106,54 @@ def test_smooth_warp_adds_no_detail_to_the_generators_picture():
         (
             "auto",
             0.65,
+            1.0,
             True,
-            "The generator's picture is used: the chosen inversion reaches an SSIM of 0.650 with the warp.",
+            "The generator's picture is used: the chosen inversion reaches an SSIM of 0.650 with the "
+            "warp, with a Frechet score 1.00 times the warp's.",
+        ),
+        (
+            "auto",
+            0.65,
+            1.25,
+            False,
+            "The result is the warp, which has the target's look more than the generator's picture: the "
+            "chosen inversion reaches an SSIM of 0.650 with the warp, with a Frechet score 1.25 times "
+            "the warp's.",
         ),
     ],
 )
-def test_each_mode_decides_and_says_why(mode, ssim, uses, sentence):
+def test_each_mode_decides_and_says_why(mode, ssim, over, uses, sentence):
     config = RefineConfig(mode=mode, limit=0.65)
-    assert use_generator(hypothesis(ssim), config) == (uses, sentence)
+    assert use_generator(hypothesis(ssim), over, config) == (uses, sentence)
 
 
 def test_limit_is_the_settings():
-    assert use_generator(hypothesis(0.5), RefineConfig(limit=0.45))[0]
-    used, sentence = use_generator(hypothesis(0.5), RefineConfig(limit=0.75))
+    assert use_generator(hypothesis(0.5), 0.9, RefineConfig(limit=0.45))[0]
+    used, sentence = use_generator(hypothesis(0.5), 0.9, RefineConfig(limit=0.75))
     assert not used
     assert "0.50" in sentence
     assert "0.75" in sentence
+
+
+@pytest.mark.parametrize("over", [np.nan, np.inf])
+def test_a_score_that_is_no_number_never_wins(over):
+    assert not use_generator(hypothesis(0.9), over, RefineConfig())[0]
+    assert hopeless([hypothesis(0.9)], [over], RefineConfig())
+
+
+def test_the_warp_is_scored_beside_what_each_hypothesis_would_give():
+    warped, target = smooth_picture(32), smooth_picture(32, seed=1)
+
+    def brightness_apart(images, target):
+        return np.array([abs(float(image.mean()) - float(target.mean())) for image in images])
+
+    same = hypothesis(0.9)._replace(image=shrink(warped, 8))
+    brighter = same._replace(image=same.image + np.float32(0.1))
+    found = over_warp([same, brighter], warped, target, brightness_apart)
+    gap = float(warped.mean()) - float(target.mean())
+    np.testing.assert_allclose(found, [1, abs(gap + 0.1) / abs(gap)], rtol=1e-2)
+    nothing = over_warp([same], warped, target, lambda images, _: np.zeros(len(images)))
+    np.testing.assert_array_equal(nothing, [0])
 
 
 @pytest.mark.parametrize(
@@ -137,9 +171,16 @@ def test_only_the_automatic_choice_gives_up(mode, give_up, steps, expected):
 
 
 @pytest.mark.parametrize(
-    ("ssims", "expected"),
-    [((0.1, 0.59), True), ((0.1, 0.61), False), ((0.7,), False), ((float("nan"), 0.2), True)],
+    ("ssims", "over", "expected"),
+    [
+        ((0.1, 0.59), (1, 1), True),
+        ((0.1, 0.61), (1, 1), False),
+        ((0.7,), (1.5,), False),
+        ((0.7,), (1.6,), True),
+        ((0.1, 0.7), (1, 1.6), True),  # no hypothesis is near enough in both
+        ((float("nan"), 0.2), (1, 1), True),
+    ],
 )
-def test_an_inversion_is_hopeless_when_its_best_is_far_below_the_limit(ssims, expected):
-    config = RefineConfig(limit=0.8, give_up=0.2)
-    assert hopeless([hypothesis(ssim) for ssim in ssims], config) is expected
+def test_an_inversion_is_hopeless_when_none_is_near_enough_in_both(ssims, over, expected):
+    config = RefineConfig(limit=0.8, give_up=0.2, give_up_score=1.5)
+    assert hopeless([hypothesis(ssim) for ssim in ssims], over, config) is expected

@@ -29,7 +29,7 @@ from oeft_jax.config import Config
 from oeft_jax.image import resize
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.pipeline import Parts
-from oeft_jax.refine import two_bands, use_generator
+from oeft_jax.refine import over_warp, two_bands, use_generator
 
 LARGER = ("edge agreement", "style relevance")  # measures that are better when larger
 TO_WARP = "distance to the warp"
@@ -71,7 +71,8 @@ def run(
         warped = np.asarray(look.warp.voted[0]).clip(0, 1)
         for seed in seeds:
             hypotheses = invert(warped, parts, replace(config, seed=seed))
-            for row in pair_rows(pair, warped, hypotheses, choosing(), eye, config):
+            scores = over_warp(hypotheses, warped, pair.target, parts.scorer)
+            for row in pair_rows(pair, warped, hypotheses, scores, choosing(), eye, config):
                 yield {"seed": seed, **row}
 
     for entry in pairs.spread(pairs.half(pairs.listed(data), half), num):
@@ -108,6 +109,7 @@ def pair_rows(
     pair: PhotoPair,
     warped: np.ndarray,
     hypotheses: Sequence[Hypothesis],
+    scores: np.ndarray,
     choosing: Mapping[str, Rule],
     eye: Judge,
     config: Config,
@@ -115,12 +117,13 @@ def pair_rows(
     """One row for each measure and rule: the cost of what it chose, and its regret.
 
     The regret is 0 for the best of the hypotheses and 1 for the worst. The warp may do better than
-    the best; the safe rule is the default one with the generator refused as the settings say.
+    the best; the safe rule is the default one with the generator refused as the settings say
+    (`scores`: of `over_warp`).
     """
     picks = {name: rule(hypotheses, pair.target) for name, rule in choosing.items()}
     settings = {name_of(h.composing_layer, h.num_codes): n for n, h in enumerate(hypotheses)}
     safe = picks[rules.DEFAULT]
-    uses, _ = use_generator(hypotheses[safe], replace(config.refine, mode="auto"))
+    uses, _ = use_generator(hypotheses[safe], scores[safe], replace(config.refine, mode="auto"))
     for measure, costs in costs_of(pair, warped, hypotheses, eye).items():
         best = int(np.argmin(costs.each))
         for rule, place in {ORACLE: best, **picks, **settings}.items():
