@@ -31,7 +31,7 @@ from oeft_jax.checkpoint import Store
 from oeft_jax.config import OutputConfig
 from oeft_jax.image import fit_square, read_image, resize
 from oeft_jax.picture import make_picture, square_of
-from oeft_jax.refine import give_up_step, hopeless, over_warp, two_bands
+from oeft_jax.refine import give_up_step, hopeless, over_warp, refined
 
 LIMITS = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the bins in the summary
 
@@ -61,9 +61,9 @@ def rows_of(
     one = pipeline.begin(*photos, config, parts, Store(None))
     programs = pipeline.programs_of(config, parts)
     tuned = tuning.tune(pipeline.tuning_key(config), one, programs, lambda *_: None)
-    finished = make_picture(photos, one.pair, tuned.warp, config).warped
+    picture, structure = make_picture(photos, one.pair, tuned.warp, config), config.output.led()
     ready = judge.prepare(eye, pair)
-    of_warp = judge.measures(eye, ready, finished)
+    of_warp = judge.measures(eye, ready, picture.warped)
     made = pipeline.inversion_programs(config, parts)
     warped = square_of(tuned.warp, config.correspondence)
     goal = made.make_goal(warped, params=parts.generator_params, phi=parts.params)
@@ -74,10 +74,10 @@ def rows_of(
     for taken in (early, steps, 3 * steps):
         state = inversion.run(state, goal, step=made.step, num_steps=taken)
         found = inversion.hypotheses_of(state, goal, made)
-        scores = over_warp(found, warped, pair.target, parts.scorer)
+        scores = over_warp(found, warped, *photos, scorer=parts.scorer, structure=structure)
         for hypothesis, score in zip(found, scores, strict=True):
-            picture = two_bands(hypothesis.image, finished)
-            ours = judge.measures(eye, ready, picture)
+            made_of = refined(hypothesis.image, picture.voted, picture.source, structure)
+            ours = judge.measures(eye, ready, made_of)
             yield {
                 "pair": pair.id,
                 "kind": pair.kind,

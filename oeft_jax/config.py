@@ -163,6 +163,10 @@ class OutputConfig:
         0.5, "0 for the target's patches as they are, 1 for the source's drawing", low=0, high=1
     )
 
+    def led(self) -> float:
+        """`structure` where it applies: the working size shows what was tuned, unfinished."""
+        return 0.0 if self.size == WORKING else self.structure
+
     def longer_side(self) -> int | None:
         """The longer side in pixels, the most it may be for "source"; None for "working"."""
         if self.size == WORKING:

@@ -16,7 +16,8 @@ class Picture(NamedTuple):
 
     source: np.ndarray  # [h, w, 3]
     target: np.ndarray  # [h', w', 3], of a like number of pixels
-    warped: np.ndarray  # [h, w, 3]
+    voted: np.ndarray  # [h, w, 3], the warp as it is
+    warped: np.ndarray  # [h, w, 3], the same, finished
     field: np.ndarray  # [rows, columns, 2] int32, as in `patches.py`
 
 
@@ -40,11 +41,13 @@ def make_picture(
     if longer is None:
         source, target = (np.asarray(photo)[0] for photo in (pair.source, pair.target))
         field = from_matches(best, source.shape, target.shape)
-        return Picture(source, target, square_of(warp, config.correspondence), field)
+        square = square_of(warp, config.correspondence)
+        return Picture(source, target, square, square, field)
     source, target = (framed(np.asarray(photo), config.correspondence.fit) for photo in photos)
     if config.output.size == SOURCE:
         longer = min(longer, max(source.shape[:2]))
     source = with_longer_side(source, longer)
     target = resize(target, like_size(target.shape, source.shape))
     field, voted = coarse_to_fine(source, target, best)
-    return Picture(source, target, led_by(source, voted, config.output.structure), field)
+    finished = led_by(source, voted, config.output.structure)
+    return Picture(source, target, voted, finished, field)

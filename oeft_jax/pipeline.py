@@ -26,10 +26,9 @@ from oeft_jax.losses import Losses
 from oeft_jax.memory import guard
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
-from oeft_jax.patches import vote
 from oeft_jax.picture import make_picture, square_of
 from oeft_jax.products import precision
-from oeft_jax.refine import give_up_step, hopeless, over_warp, two_bands, use_generator
+from oeft_jax.refine import give_up_step, hopeless, over_warp, refined, use_generator
 from oeft_jax.remember import remember
 from oeft_jax.selection import Choice, Scorer
 from oeft_jax.tuning import Tuned, Tuning
@@ -70,6 +69,7 @@ class Translation(NamedTuple):
     """
 
     image: np.ndarray  # the result
+    voted: np.ndarray  # stage 1's, not finished
     warped: np.ndarray  # stage 1's, finished as the settings say
     soft_warped: np.ndarray  # Eq. 6 as it is, [s, s, 3]
     source: np.ndarray  # as it was used: as large as `warped`
@@ -245,8 +245,16 @@ def finish(
       As `translate`.
     """
     stage = config.correspondence
-    square, target = square_of(tuned.warp, stage), np.asarray(one.pair.target)[0]
-    rate = partial(over_warp, warped=square, target=target, scorer=parts.scorer)
+    square, structure = square_of(tuned.warp, stage), config.output.led()
+    source, target = (np.asarray(photo)[0] for photo in (one.pair.source, one.pair.target))
+    rate = partial(
+        over_warp,
+        warped=square,
+        source=source,
+        target=target,
+        scorer=parts.scorer,
+        structure=structure,
+    )
     began = time.monotonic()
     with guard(STAGES[1]):
         made = make_picture(photos, one.pair, tuned.warp, config)
@@ -263,7 +271,8 @@ def finish(
         uses, verdict = use_generator(chosen, rate([chosen])[0], config.refine)
         if steps < config.inversion.steps:
             verdict += f" It was given up after {steps} of {config.inversion.steps} steps."
-        image = two_bands(chosen.image, made.warped) if uses else made.warped
+        if uses:
+            image = refined(chosen.image, made.voted, made.source, structure)
     return Translation(
         **made._asdict(),
         image=image,
@@ -290,10 +299,11 @@ def with_structure(result: Translation, config: Config) -> Translation:
     check(config)
     if config.output.size == WORKING:
         raise InputError(f"--structure: accepted: with a --size other than {WORKING!r}.")
-    voted = vote(result.target, result.field, result.source.shape)
-    warped = image = led_by(result.source, voted, config.output.structure)
+    structure = config.output.structure
+    warped = image = led_by(result.source, result.voted, structure)
     if result.uses_generator and result.choice is not None:
-        image = two_bands(result.hypotheses[result.choice.chosen].image, warped)
+        chosen = result.hypotheses[result.choice.chosen]
+        image = refined(chosen.image, result.voted, result.source, structure)
     return result._replace(image=image, warped=warped)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oeft_jax.config import RefineConfig
+from oeft_jax.finish import led_by
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.selection import Scorer
 
@@ -30,21 +31,30 @@ def hopeless(hypotheses: Sequence[Hypothesis], over: np.ndarray, config: RefineC
 
 
 def over_warp(
-    hypotheses: Sequence[Hypothesis], warped: np.ndarray, target: np.ndarray, scorer: Scorer
+    hypotheses: Sequence[Hypothesis],
+    warped: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    *,
+    scorer: Scorer,
+    structure: float,
 ) -> np.ndarray:
     """The score of each picture that would be the result, over the warp's: above 1 is worse.
 
-    The warp is one candidate more for the score that chooses among the hypotheses (Sec. 3.3).
+    The warp is one candidate more for the score that chooses among the hypotheses (Sec. 3.3). All
+    are compared at working size, finished.
 
     Args:
-      warped: [s, s, 3] in [0, 1], at working size.
+      warped: [s, s, 3] in [0, 1], not finished.
+      source: [s, s, 3] in [0, 1].
       target: [s, s, 3] in [0, 1].
+      structure: in [0, 1], as `finish.led_by` takes it.
     Returns:
       [h]; not finite where a score is not.
     """
-    pictures = [two_bands(one.image, warped) for one in hypotheses]
-    scores = np.asarray(scorer([*pictures, warped], target), np.float64)
-    return scores[:-1] / max(scores[-1], np.finfo(np.float32).tiny)
+    pictures = [refined(one.image, warped, source, structure) for one in hypotheses]
+    scores = scorer([*pictures, led_by(source, warped, structure)], target)
+    return np.asarray(scores[:-1]) / max(float(scores[-1]), np.finfo(np.float32).tiny)
 
 
 def use_generator(best: Hypothesis, over: float, config: RefineConfig) -> tuple[bool, str]:
@@ -72,6 +82,31 @@ def use_generator(best: Hypothesis, over: float, config: RefineConfig) -> tuple[
     return True, f"The generator's picture is used: {reached}, with {scored}."
 
 
+def refined(
+    image: np.ndarray, warped: np.ndarray, source: np.ndarray, structure: float
+) -> np.ndarray:
+    """The generator's picture in place of the warp's coarse content, finished as the warp is.
+
+    Finishing comes last, so the source's drawing also leads what the generator has blurred. A
+    generator at least as large as the warp gives its whole picture, which is not finished.
+
+    Args:
+      image: [R, R, 3] in [0, 1], the whole warp as a square.
+      warped: [h, w, 3] in [0, 1], not finished.
+      source: [h, w, 3] in [0, 1].
+      structure: in [0, 1], as `finish.led_by` takes it.
+    Returns:
+      As `two_bands`.
+    """
+    joined = two_bands(image, warped)
+    return joined if is_whole(image, warped) else led_by(source, joined, structure)
+
+
+def is_whole(image: np.ndarray, warped: np.ndarray) -> bool:
+    """Whether the generator's picture is at least as large as the warp."""
+    return image.shape[0] >= max(warped.shape[:2])
+
+
 def two_bands(image: np.ndarray, warped: np.ndarray) -> np.ndarray:
     """Coarse content from `image`, detail from `warped`, so the result is never smaller.
 
@@ -84,10 +119,9 @@ def two_bands(image: np.ndarray, warped: np.ndarray) -> np.ndarray:
     Returns:
       [h, w, 3] in [0, 1], or larger: R pixels on the longer side.
     """
-    small, longer = image.shape[0], max(warped.shape[:2])
-    h, w = warped.shape[:2]
-    if small >= longer:
-        scale = small / longer
+    small, (h, w) = image.shape[0], warped.shape[:2]
+    if is_whole(image, warped):
+        scale = small / max(h, w)
         return image if h == w else _scaled(image, round(h * scale), round(w * scale))
     kept = _scaled(_scaled(warped, small, small), h, w)
     return np.clip(_scaled(image, h, w) + warped - kept, 0, 1)

@@ -37,7 +37,7 @@ from oeft_jax.inversion import Hypothesis
 from oeft_jax.losses import gram
 from oeft_jax.models import backbone as models
 from oeft_jax.pipeline import Parts
-from oeft_jax.refine import two_bands
+from oeft_jax.refine import refined
 from training import photos, squeezenet
 from training.invertibility import reach
 
@@ -486,7 +486,7 @@ def test_selection_rows_rank_what_was_chosen(pair, hypotheses, eye, config):
         assert of[selections.SAFE]["cost"] == of[selections.WARP]["cost"]
     edges = {row["rule"]: row for row in found if row["measure"] == "edge agreement"}
     for one in hypotheses:  # better when larger, so its cost is the negative
-        picture = two_bands(one.image, pair[1])
+        picture = refined(one.image, pair[1], pair[0], config.output.structure)
         expected = -float(metrics.edge_agreement(jnp.asarray(picture), jnp.asarray(pair[0])))
         cost = edges[inverters.name_of(4, one.num_codes)]["cost"]
         np.testing.assert_allclose(cost, expected, atol=1e-5)

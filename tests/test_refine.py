@@ -1,13 +1,16 @@
 """The final picture: which of the two is used, and joining their frequency bands."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from oeft_jax.config import RefineConfig
+from oeft_jax.finish import led_by
 from oeft_jax.inversion import Hypothesis
-from oeft_jax.refine import give_up_step, hopeless, over_warp, two_bands, use_generator
+from oeft_jax.refine import give_up_step, hopeless, over_warp, refined, two_bands, use_generator
 
 
 def hypothesis(ssim):
@@ -83,6 +86,19 @@ def test_smooth_warp_adds_no_detail_to_the_generators_picture():
     np.testing.assert_allclose(joined, expected, rtol=0, atol=1e-5)
 
 
+def test_what_the_generator_gives_is_finished_as_the_warp_is():
+    image, warped, source = (
+        smooth_picture(8),
+        smooth_picture(32, seed=1),
+        smooth_picture(32, seed=2),
+    )
+    np.testing.assert_array_equal(refined(image, warped, source, 0), two_bands(image, warped))
+    found = refined(image, warped, source, 1)
+    np.testing.assert_array_equal(found, led_by(source, two_bands(image, warped), 1))
+    whole = smooth_picture(64)  # has what detail it has
+    np.testing.assert_array_equal(refined(whole, warped, source, 1), whole)
+
+
 @pytest.mark.parametrize(
     ("mode", "ssim", "over", "uses", "sentence"),
     [
@@ -149,10 +165,11 @@ def test_the_warp_is_scored_beside_what_each_hypothesis_would_give():
 
     same = hypothesis(0.9)._replace(image=shrink(warped, 8))
     brighter = same._replace(image=same.image + np.float32(0.1))
-    found = over_warp([same, brighter], warped, target, brightness_apart)
+    rate = partial(over_warp, source=warped, target=target, structure=0.0)
+    found = rate([same, brighter], warped, scorer=brightness_apart)
     gap = float(warped.mean()) - float(target.mean())
     np.testing.assert_allclose(found, [1, abs(gap + 0.1) / abs(gap)], rtol=1e-2)
-    nothing = over_warp([same], warped, target, lambda images, _: np.zeros(len(images)))
+    nothing = rate([same], warped, scorer=lambda images, _: np.zeros(len(images)))
     np.testing.assert_array_equal(nothing, [0])
 
 

@@ -2,8 +2,8 @@
 
 For every pair all hypotheses are inverted on the tuned warp. Each rule chooses one; so does every
 fixed setting; the oracle takes the best by the measure at hand, and chance is the mean over all.
-What is judged is what a user would get (coarse content from the generator, detail from the warp),
-in SqueezeNet, which no rule looks through.
+What is judged is what a user would get (coarse content from the generator, detail from the warp,
+finished), in SqueezeNet, which no rule looks through.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +26,11 @@ from benchmarks.quality.rules import Rule
 from benchmarks.quality.runs import Do, Row
 from oeft_jax import inversion
 from oeft_jax.config import Config
+from oeft_jax.finish import led_by
 from oeft_jax.image import resize
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.pipeline import Parts
-from oeft_jax.refine import over_warp, two_bands, use_generator
+from oeft_jax.refine import over_warp, refined, use_generator
 
 LARGER = ("edge agreement", "style relevance")  # measures that are better when larger
 TO_WARP = "distance to the warp"
@@ -71,7 +72,14 @@ def run(
         warped = np.asarray(look.warp.voted[0]).clip(0, 1)
         for seed in seeds:
             hypotheses = invert(warped, parts, replace(config, seed=seed))
-            scores = over_warp(hypotheses, warped, pair.target, parts.scorer)
+            scores = over_warp(
+                hypotheses,
+                warped,
+                pair.source,
+                pair.target,
+                scorer=parts.scorer,
+                structure=config.output.structure,
+            )
             for row in pair_rows(pair, warped, hypotheses, scores, choosing(), eye, config):
                 yield {"seed": seed, **row}
 
@@ -124,7 +132,8 @@ def pair_rows(
     settings = {name_of(h.composing_layer, h.num_codes): n for n, h in enumerate(hypotheses)}
     safe = picks[rules.DEFAULT]
     uses, _ = use_generator(hypotheses[safe], scores[safe], replace(config.refine, mode="auto"))
-    for measure, costs in costs_of(pair, warped, hypotheses, eye).items():
+    costly = costs_of(pair, warped, hypotheses, eye, structure=config.output.structure)
+    for measure, costs in costly.items():
         best = int(np.argmin(costs.each))
         for rule, place in {ORACLE: best, **picks, **settings}.items():
             yield _row(pair, measure, rule, costs.each[place], costs, float(place == best))
@@ -154,12 +163,21 @@ def regret(cost: float, each: np.ndarray) -> float:
 
 
 def costs_of(
-    pair: PhotoPair, warped: np.ndarray, hypotheses: Sequence[Hypothesis], eye: Judge
+    pair: PhotoPair,
+    warped: np.ndarray,
+    hypotheses: Sequence[Hypothesis],
+    eye: Judge,
+    *,
+    structure: float,
 ) -> dict[str, Costs]:
-    """Every measure of the pictures made of the hypotheses, the mean of their regrets last."""
+    """Every measure of the pictures made of the hypotheses, the mean of their regrets last.
+
+    Pictures and the warp are finished, `structure` as `finish.led_by` takes it.
+    """
     ready, size = judge.prepare(eye, pair), pair.source.shape[:2]
-    pictures = [resize(two_bands(h.image, warped), size) for h in hypotheses]
-    found = [judge.measures(eye, ready, picture) for picture in [*pictures, warped]]
+    finished = led_by(pair.source, warped, structure)
+    pictures = [resize(refined(h.image, warped, pair.source, structure), size) for h in hypotheses]
+    found = [judge.measures(eye, ready, picture) for picture in [*pictures, finished]]
     table = {
         name: np.array([-row[name] if name in LARGER else row[name] for row in found])
         for name in found[0]
