@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from benchmarks import networks, plain_jax
 from benchmarks.harness import Program
-from oeft_jax import correspondence, inversion, tuning
+from oeft_jax import correspondence, inversion, loss_terms, tuning
 from oeft_jax.composition import Latents, Plan
 from oeft_jax.devices import pair_mesh, replicate, stack
 from oeft_jax.models import backbone as models
@@ -71,7 +71,7 @@ def _fine_tuning(size: str, mesh: Mesh | None = None, **changes: Any) -> Any:
     config, network = networks.settings(size, **changes), networks.features(size)
     backbone = models.backbone(network.kind, network.config)
     params = jax.tree.map(jnp.asarray, network.params)
-    losses = correspondence.default_losses(config)
+    losses = loss_terms.default_losses(config)
     optimizer = correspondence.default_optimizer(config)
     source, target = (jnp.asarray(image) for image in networks.pictures(config.image_size))
     begun = tuning.make_init(backbone, config, optimizer)(params, source, target)

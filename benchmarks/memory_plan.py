@@ -25,7 +25,7 @@ def parts_of(case: str) -> tuple[Any, Any]:
     import jax
     import numpy as np
 
-    from oeft_jax import correspondence, pipeline
+    from oeft_jax import correspondence, loss_terms, pipeline
     from oeft_jax.config import RefineConfig, preset
     from oeft_jax.models import backbone as models
 
@@ -35,7 +35,7 @@ def parts_of(case: str) -> tuple[Any, Any]:
     stage = preset("paper").correspondence
     config = dataclasses.replace(bundled, correspondence=stage, refine=RefineConfig("never"))
     network = models.backbone("vgg", {})
-    taps = tuple(sorted({*stage.taps, *correspondence.phi_taps(stage)}))
+    taps = tuple(sorted({*stage.taps, *loss_terms.phi_taps(stage)}))
     rng = np.random.default_rng(0)
 
     def draw(leaf: Any) -> np.ndarray:
@@ -46,7 +46,7 @@ def parts_of(case: str) -> tuple[Any, Any]:
     parts = pipeline.Parts(
         backbone=network,
         params=jax.tree.map(draw, like),
-        losses=correspondence.default_losses(stage),
+        losses=loss_terms.default_losses(stage),
         optimizer=correspondence.default_optimizer(stage),
         generator=None,
         generator_params=None,

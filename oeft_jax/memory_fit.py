@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from oeft_jax import correspondence, memory
+from oeft_jax import correspondence, loss_terms, memory
 from oeft_jax._checks import InputError
 from oeft_jax.config import WORKING, Config
 from oeft_jax.flags import flags_between
@@ -102,7 +102,7 @@ def _parts_for(trial: Config, config: Config, parts: Parts) -> Parts:
     """The losses hold the tile, so another one needs losses of its own."""
     if trial.correspondence.tile == config.correspondence.tile:
         return parts
-    return parts._replace(losses=correspondence.default_losses(trial.correspondence))
+    return parts._replace(losses=loss_terms.default_losses(trial.correspondence))
 
 
 def _first(trials: Sequence[Config], fits: Callable[[Config], bool]) -> Config | None:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from oeft_jax import correspondence, inversion, selection, tuning
+from oeft_jax import correspondence, inversion, loss_terms, selection, tuning
 from oeft_jax._checks import InputError
 from oeft_jax._types import Params
 from oeft_jax.checkpoint import Store
@@ -95,7 +95,7 @@ def load_parts(config: Config) -> Parts:
     check(config)
     require(_names(config))
     stage = config.correspondence
-    taps = {*stage.taps, *correspondence.phi_taps(stage), config.inversion.perceptual_tap}
+    taps = {*stage.taps, *loss_terms.phi_taps(stage), config.inversion.perceptual_tap}
     own = config.selection.features != SAME  # a network of its own for the score
     taps |= set() if own else {config.selection.tap}
     features, backbone = load_features(stage.features, taps)
@@ -114,7 +114,7 @@ def load_parts(config: Config) -> Parts:
     return Parts(
         backbone=backbone,
         params=features.params,
-        losses=correspondence.default_losses(stage),
+        losses=loss_terms.default_losses(stage),
         optimizer=correspondence.default_optimizer(stage),
         generator=generator,
         generator_params=generator_params,

@@ -14,6 +14,7 @@ import pytest
 from oeft_jax import checkpoint
 from oeft_jax import correspondence as ours
 from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.loss_terms import default_losses
 from oeft_jax.models.backbone import backbone
 from oeft_jax.tuning import make_init
 
@@ -54,7 +55,7 @@ def weights(network):
 
 @cache
 def default_step(settings):
-    losses = ours.default_losses(settings)
+    losses = default_losses(settings)
     return ours.make_step(VGG, settings, losses, ours.default_optimizer(settings))
 
 
@@ -163,7 +164,7 @@ def test_terms_sum_to_the_loss(key, augment):
         lambda_cycle=0.5,
         lambda_anchor=2.0,
     )
-    losses = ours.default_losses(settings)
+    losses = default_losses(settings)
     _, pair = begin(settings)
     moved = jax.tree.map(lambda leaf: leaf * 1.01, pair.start)
     loss, terms = jax.jit(ours.make_loss(VGG, settings, losses))(moved, pair, key)
@@ -336,7 +337,7 @@ def test_gradient_is_that_of_finite_differences(x64, key):
 
     params = jax.tree.map(lambda leaf: leaf + 0.05 * noise(leaf), pair.start)
     direction = jax.tree.map(noise, pair.start)
-    losses = ours.default_losses(settings)
+    losses = default_losses(settings)
     loss_fn = ours.make_loss(VGG, settings, losses)
     value = jax.jit(lambda params: loss_fn(params, pair, key)[0])
     assert value(params).dtype == jnp.float64
@@ -374,7 +375,7 @@ def test_resnet_is_tuned_and_its_statistics_stay(key):
     taps = {"taps": ("layer1", "layer2"), "gram_taps": ("layer1",), "contextual_taps": ("layer2",)}
     settings = config(**taps, lambda_contrastive=0.0)  # one term less compiles sooner
     state, pair = begin(settings, RESNET)
-    step = make_step(settings, ours.default_losses(settings), RESNET)
+    step = make_step(settings, default_losses(settings), RESNET)
     end = ours.run(key, state, pair, step=step, num_steps=2)
     moved = {"stays": [], "tuned": []}
 
@@ -422,12 +423,12 @@ def test_an_augmented_pair_has_a_prior_of_its_own():
     """The step on an augmented pair is that of a batch whose untuned match is computed anew."""
     settings = config(prior=1.0, augment=True)
     state, pair = begin(settings)
-    loss_fn = jax.jit(ours.make_loss(VGG, settings, ours.default_losses(settings)))
+    loss_fn = jax.jit(ours.make_loss(VGG, settings, default_losses(settings)))
     key = jax.random.key(3)
     loss, _ = loss_fn(state.params, pair, key)
     # At the start both halves equal what they are without one, whatever is drawn.
     plain = config(prior=0.0, augment=True)
-    without = jax.jit(ours.make_loss(VGG, plain, ours.default_losses(plain)))
+    without = jax.jit(ours.make_loss(VGG, plain, default_losses(plain)))
     other, _ = without(state.params, pair._replace(untuned=None), key)
     np.testing.assert_allclose(loss, other, rtol=1e-4)
 

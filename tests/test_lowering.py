@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from oeft_jax import composition, correspondence, inversion
+from oeft_jax import composition, correspondence, inversion, loss_terms
 from oeft_jax.config import CorrespondenceConfig, InversionConfig
 from oeft_jax.models.backbone import backbone, generator
 
@@ -136,7 +136,7 @@ def settings(**changes):
 @pytest.mark.parametrize("changes", [{}, {"warp": "pooled", "shared_weights": True}, {"tile": 16}])
 def test_step_of_the_fine_tuning_lowers(changes):
     config = settings(**changes)
-    losses = correspondence.default_losses(config)
+    losses = loss_terms.default_losses(config)
     optimizer = correspondence.default_optimizer(config)
     step = correspondence.make_step(NETWORK, config, losses, optimizer)
 

@@ -238,7 +238,7 @@ def test_a_pair_that_goes_non_finite_is_told_and_its_state_kept(
     spoiled = {
         "white": (1.0, lambda x: jnp.where(jnp.mean(x.source) > 0.9, jnp.nan, x.warped.mean()))
     }
-    monkeypatch.setattr(pipeline.correspondence, "default_losses", lambda config: spoiled)
+    monkeypatch.setattr(pipeline.loss_terms, "default_losses", lambda config: spoiled)
     path = at_given("white a one", "b c two")
     assert run(tmp_path / "out", "--pairs", path) == 1
     assert statuses(tmp_path / "out") == {"one": "failed", "two": "done"}

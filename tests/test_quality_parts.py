@@ -29,7 +29,7 @@ from benchmarks.quality.comparators import (
 from benchmarks.quality.judge import Judge
 from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.runs import Kept
-from oeft_jax import correspondence, golden, inversion, metrics, selection
+from oeft_jax import correspondence, golden, inversion, loss_terms, metrics, selection
 from oeft_jax._checks import InputError
 from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig, SelectionConfig
 from oeft_jax.image import resize
@@ -87,7 +87,7 @@ def make_parts(config):
             kept[name] = Parts(
                 backbone=net,
                 params=params,
-                losses=correspondence.default_losses(config.correspondence),
+                losses=loss_terms.default_losses(config.correspondence),
                 optimizer=correspondence.default_optimizer(config.correspondence),
                 generator=models.generator(name, GENERATORS[name]),
                 generator_params=drawn(name, GENERATORS[name], 2),

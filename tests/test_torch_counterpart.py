@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oeft_jax import correspondence
+from oeft_jax import correspondence, loss_terms
 from oeft_jax.augment import Geometric, Photometric, geometric, photometric
 from oeft_jax.composition import Latents
 from oeft_jax.config import CorrespondenceConfig, InversionConfig
@@ -111,7 +111,7 @@ def fine_tuning(request):
         )
         moved = random_params(lambda key: VGG.init(key, taps), 1)  # the two copies differ
         tuned = {"source": state.params["source"], "target": jax.tree.map(jnp.asarray, moved)}
-        losses = correspondence.default_losses(config)
+        losses = loss_terms.default_losses(config)
         loss_fn = jax.jit(
             jax.value_and_grad(correspondence.make_loss(VGG, config, losses), has_aux=True)
         )

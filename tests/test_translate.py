@@ -317,7 +317,7 @@ def test_a_run_that_breaks_writes_no_folder_and_keeps_its_state(words_for, tmp_p
 
 def test_a_run_that_goes_non_finite_says_where(words_for, tmp_path, monkeypatch, capsys):
     broken = {"broken": (1.0, lambda x: jnp.float32(jnp.nan))}
-    monkeypatch.setattr(pipeline.correspondence, "default_losses", lambda config: broken)
+    monkeypatch.setattr(pipeline.loss_terms, "default_losses", lambda config: broken)
     out = tmp_path / "out"
     assert command.main(words_for(out, "--refine", "never")) == 1
     lines = capsys.readouterr().err.splitlines()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oeft_jax import correspondence, pipeline, tuning
+from oeft_jax import correspondence, loss_terms, pipeline, tuning
 from oeft_jax._types import Params
 from oeft_jax.config import Config, CorrespondenceConfig
 from oeft_jax.correspondence import Pair, Warp
@@ -69,7 +69,7 @@ def under(config: Config, parts: Parts) -> Parts:
     """The parts with the losses and the optimiser of other settings of stage 1."""
     stage = config.correspondence
     return parts._replace(
-        losses=correspondence.default_losses(stage),
+        losses=loss_terms.default_losses(stage),
         optimizer=correspondence.default_optimizer(stage),
     )
 
