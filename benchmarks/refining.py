@@ -28,7 +28,7 @@ from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.selections import LARGER
 from oeft_jax import inversion, pipeline, tuning
 from oeft_jax.checkpoint import Store
-from oeft_jax.config import OutputConfig
+from oeft_jax.config import OutputConfig, RefineConfig
 from oeft_jax.image import fit_square, read_image, resize
 from oeft_jax.picture import make_picture, square_of
 from oeft_jax.refine import give_up_step, hopeless, over_warp, refined
@@ -76,7 +76,7 @@ def rows_of(
         found = inversion.hypotheses_of(state, goal, made)
         scores = over_warp(found, warped, *photos, scorer=parts.scorer, structure=structure)
         for hypothesis, score in zip(found, scores, strict=True):
-            made_of = refined(hypothesis.image, picture.voted, picture.source, structure)
+            made_of = refined(hypothesis.image, picture.unfinished, picture.source, structure)
             ours = judge.measures(eye, ready, made_of)
             yield {
                 "pair": pair.id,
@@ -96,8 +96,13 @@ def over(measure: str, ours: float, warp: float) -> float:
     return warp / ours if measure in LARGER else ours / warp
 
 
-def summary_of(rows: Sequence[dict[str, Any]], early: int, steps: int) -> dict[str, Any]:
-    """By SSIM, the geometric means over hypotheses of every measure over the warp's; giving up."""
+def summary_of(
+    rows: Sequence[dict[str, Any]], early: int, steps: int, config: RefineConfig
+) -> dict[str, Any]:
+    """By SSIM, the geometric means over hypotheses of every measure over the warp's; giving up.
+
+    Pairs count as used in the end where any hypothesis could be; the run's choice is one of them.
+    """
     bins, low = [], -1.0
     for high in LIMITS:
         inside = [row["over the warp"] for row in rows if low <= row["SSIM"] < high]
@@ -110,17 +115,32 @@ def summary_of(rows: Sequence[dict[str, Any]], early: int, steps: int) -> dict[s
             part = {"SSIM from": low, "to": high, "hypotheses": len(inside)}
             bins.append({**part, "as good as the warp": float(better), **means})
         low = high
-    best: dict[str, dict[int, float]] = {}
-    for row in rows:
-        of_pair = best.setdefault(row["pair"], {})
-        of_pair[row["steps"]] = max(row["SSIM"], of_pair.get(row["steps"], -1.0))
+    rise, fall = 0.0, 1.0
+    usable = set()
+    for pair in {row["pair"] for row in rows}:
+        of_pair = [row for row in rows if row["pair"] == pair]
+        first, then = ([row for row in of_pair if row["steps"] == n] for n in (early, steps))
+        rise = max(rise, _best_ssim(then) - _best_ssim(first))
+        fall = min(fall, _best_score(then) / _best_score(first))
+        if any(row["SSIM"] >= config.limit and row["score over the warp"] <= 1 for row in then):
+            usable.add(pair)
+    given_up = {row["pair"] for row in rows if row["given up"]}
     return {
         "by SSIM": bins,
-        "largest rise of the best SSIM after a third": max(
-            b[steps] - b[early] for b in best.values()
-        ),
-        "given up": sorted({row["pair"] for row in rows if row["given up"]}),
+        "largest rise of the best SSIM after a third": rise,
+        "largest fall of the best score after a third, as a factor": fall,
+        "used in the end": sorted(usable),
+        "given up": sorted(given_up),
+        "given up wrongly": sorted(given_up & usable),
     }
+
+
+def _best_ssim(rows: Sequence[dict[str, Any]]) -> float:
+    return max(row["SSIM"] for row in rows)
+
+
+def _best_score(rows: Sequence[dict[str, Any]]) -> float:
+    return min(row["score over the warp"] for row in rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -143,7 +163,11 @@ def main(arguments: list[str] | None = None) -> None:
         rows += rows_of(pair, parts, config, eye)
         print(pair.id, max(row["SSIM"] for row in rows if row["pair"] == pair.id), flush=True)
         weights = {w.origin: w.sha256 for w in parts.weights}
-        result = {**circumstances(), "weights": weights, "summary": summary_of(rows, early, steps)}
+        result = {
+            **circumstances(),
+            "weights": weights,
+        }
+        result["summary"] = summary_of(rows, early, steps, config.refine)
         result["hypotheses"] = rows
         args.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 

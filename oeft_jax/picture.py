@@ -16,7 +16,7 @@ class Picture(NamedTuple):
 
     source: np.ndarray  # [h, w, 3]
     target: np.ndarray  # [h', w', 3], of a like number of pixels
-    voted: np.ndarray  # [h, w, 3], the warp as it is
+    unfinished: np.ndarray  # [h, w, 3], the warp as it is
     warped: np.ndarray  # [h, w, 3], the same, finished
     field: np.ndarray  # [rows, columns, 2] int32, as in `patches.py`
 

@@ -69,8 +69,8 @@ class Translation(NamedTuple):
     """
 
     image: np.ndarray  # the result
-    voted: np.ndarray  # stage 1's, not finished
-    warped: np.ndarray  # stage 1's, finished as the settings say
+    unfinished: np.ndarray  # stage 1's, as large as `warped`
+    warped: np.ndarray  # the same, finished as the settings say
     soft_warped: np.ndarray  # Eq. 6 as it is, [s, s, 3]
     source: np.ndarray  # as it was used: as large as `warped`
     target: np.ndarray  # of a like number of pixels
@@ -272,7 +272,7 @@ def finish(
         if steps < config.inversion.steps:
             verdict += f" It was given up after {steps} of {config.inversion.steps} steps."
         if uses:
-            image = refined(chosen.image, made.voted, made.source, structure)
+            image = refined(chosen.image, made.unfinished, made.source, structure)
     return Translation(
         **made._asdict(),
         image=image,
@@ -300,10 +300,10 @@ def with_structure(result: Translation, config: Config) -> Translation:
     if config.output.size == WORKING:
         raise InputError(f"--structure: accepted: with a --size other than {WORKING!r}.")
     structure = config.output.structure
-    warped = image = led_by(result.source, result.voted, structure)
+    warped = image = led_by(result.source, result.unfinished, structure)
     if result.uses_generator and result.choice is not None:
         chosen = result.hypotheses[result.choice.chosen]
-        image = refined(chosen.image, result.voted, result.source, structure)
+        image = refined(chosen.image, result.unfinished, result.source, structure)
     return result._replace(image=image, warped=warped)
 
 

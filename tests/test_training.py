@@ -598,6 +598,15 @@ def test_generator_evaluation_writes_numbers_and_pictures(tmp_path, data, featur
         assert (out / name).is_file()
 
 
+def test_how_far_a_network_is_ahead_is_told_pair_by_pair():
+    points = [np.array(hit, bool) for hit in ([1, 1], [1, 0], [0, 0], [1, 0], [0, 0], [0, 1])]
+    ours, theirs = ({"joined": {"PCK": points[part]}} for part in (slice(3), slice(3, 6)))
+    mean, low, high = evaluate_features.ahead(ours, theirs, seed=0)["joined"]["PCK"]
+    assert np.isclose(mean, (0.5 + 0.5 - 0.5) / 3)
+    assert -0.5 <= low < mean < high <= 0.5
+    assert evaluate_features.shares(ours) == {"joined": {"PCK": 0.5}}
+
+
 def test_feature_evaluation_writes_numbers(tmp_path, data, features):
     words = flags(
         *(features, "--size", 64, "--grid", 16, "--photos", 4, "--faces", 1, "--warps", 1),
