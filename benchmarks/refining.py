@@ -86,7 +86,7 @@ def rows_of(
                 "codes": hypothesis.num_codes,
                 "SSIM": hypothesis.ssim,
                 "score over the warp": float(score),
-                "given up": taken == early and hopeless(found, scores, config.refine),
+                "given up": taken == early and hopeless(found, config.refine),
                 "over the warp": {name: over(name, ours[name], of_warp[name]) for name in ours},
             }
 

@@ -132,7 +132,7 @@ class RefineConfig:
 
     mode: str = option("auto", "use the generator's picture", choices=REFINES, flag="refine")
     limit: float = option(
-        0.8, "auto: least SSIM of down(y) with the warp", flag="refine-limit", low=-1, high=1
+        0.9, "auto: least SSIM of down(y) with the warp", flag="refine-limit", low=-1, high=1
     )
     give_up: float = option(
         0.2,
@@ -141,12 +141,6 @@ class RefineConfig:
         flag="refine-give-up",
         low=0,
         high=1,
-    )
-    give_up_score: float = option(
-        1.5,
-        "auto: or how many times the warp's Frechet score every hypothesis must have then",
-        flag="refine-give-up-score",
-        low=1,
     )
 
 

@@ -247,28 +247,23 @@ def finish(
     stage = config.correspondence
     square, structure = square_of(tuned.warp, stage), config.output.led()
     source, target = (np.asarray(photo)[0] for photo in (one.pair.source, one.pair.target))
-    rate = partial(
-        over_warp,
-        warped=square,
-        source=source,
-        target=target,
-        scorer=parts.scorer,
-        structure=structure,
-    )
     began = time.monotonic()
     with guard(STAGES[1]):
         made = make_picture(photos, one.pair, tuned.warp, config)
     took = {"correspondence": seconds, "finish": time.monotonic() - began}
     began = time.monotonic()
     with guard(STAGES[2]):
-        hypotheses, steps = _invert(square, rate, config, parts, tell, store, mesh)
+        hypotheses, steps = _invert(square, config, parts, tell, store, mesh)
     choice, uses, verdict, image = None, False, "", made.warped
     if hypotheses:
         scores = parts.scorer([h.image for h in hypotheses], target)
         losses = np.array([h.loss for h in hypotheses])
         choice = selection.choose(scores, losses, tolerance=config.selection.tolerance)
         chosen = hypotheses[choice.chosen]
-        uses, verdict = use_generator(chosen, rate([chosen])[0], config.refine)
+        (over,) = over_warp(
+            [chosen], square, source, target, scorer=parts.scorer, structure=structure
+        )
+        uses, verdict = use_generator(chosen, over, config.refine)
         if steps < config.inversion.steps:
             verdict += f" It was given up after {steps} of {config.inversion.steps} steps."
         if uses:
@@ -320,14 +315,13 @@ def _checked(name: str, image: Any) -> np.ndarray:
 
 def _invert(
     warped: np.ndarray,
-    rate: Callable[[list[Hypothesis]], np.ndarray],
     config: Config,
     parts: Parts,
     tell: Callable[[Progress], None],
     store: Store,
     mesh: Mesh | None,
 ) -> tuple[list[Hypothesis], int]:
-    """The hypotheses and the steps that were taken; `rate` is `over_warp`."""
+    """The hypotheses and the steps that were taken."""
     generator, stage = parts.generator, config.inversion
     if generator is None or config.refine.mode == "never":
         return [], 0
@@ -358,7 +352,7 @@ def _invert(
     if early is not None and int(state.step) <= early:
         state = run(state, num_steps=early)
         found = inversion.require(inversion.hypotheses_of(state, goal, programs))
-        if hopeless(found, rate(found), config.refine):
+        if hopeless(found, config.refine):
             return found, early
     state = run(state, num_steps=stage.steps)
     return inversion.require(inversion.hypotheses_of(state, goal, programs)), stage.steps

@@ -18,16 +18,9 @@ def give_up_step(config: RefineConfig, steps: int) -> int | None:
     return steps // 3 if asks and steps >= 3 else None
 
 
-def hopeless(hypotheses: Sequence[Hypothesis], over: np.ndarray, config: RefineConfig) -> bool:
-    """Whether a third of the steps left all of them too far from being used in the end.
-
-    Args:
-      over: [h], as `over_warp` gives it.
-    """
-    return all(
-        not (one.ssim >= config.limit - config.give_up and score <= config.give_up_score)
-        for one, score in zip(hypotheses, over, strict=True)
-    )
+def hopeless(hypotheses: Sequence[Hypothesis], config: RefineConfig) -> bool:
+    """Whether a third of the steps left all of them too far from the warp to be used in the end."""
+    return all(not one.ssim >= config.limit - config.give_up for one in hypotheses)
 
 
 def over_warp(

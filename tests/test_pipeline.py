@@ -181,7 +181,7 @@ def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limi
 
 @pytest.mark.parametrize(
     ("limit", "last", "taken", "uses"),
-    [(1.0, 1.0, 1, False), (-1.0, 1.0, 4, True), (-1.0, 0.9, 4, False), (-1.0, 0.5, 1, False)],
+    [(1.0, 1.0, 1, False), (-1.0, 1.0, 4, True), (-1.0, 0.9, 4, False)],
 )
 def test_a_hopeless_inversion_is_given_up(make_config, pair, tmp_path, limit, last, taken, uses):
     config = make_config(refine=RefineConfig(limit=limit), correspondence__steps=0)
