@@ -12,7 +12,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 
 import oeft_jax
 from benchmarks.harness import circumstances
+from benchmarks.quality.pairs import EXAMPLES
 from oeft_jax import inversion, pipeline, selection
 from oeft_jax.config import WORKING, OutputConfig, RefineConfig
 from oeft_jax.image import read_image
@@ -30,7 +30,7 @@ from oeft_jax.image import read_image
 def pairs(data: Path | None, num: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(id, source, target)."""
     if data is None:
-        folder = Path(str(files("oeft_jax") / "assets" / "examples"))
+        folder = EXAMPLES
         listed = [{"id": "example", "content": "source.png", "exemplar": "target.png"}]
     else:
         folder, listed = data, json.loads((data / "pairs.json").read_text())[:num]

@@ -12,7 +12,6 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,7 @@ def photo_pairs(
 ) -> Iterator[PhotoPair]:
     """The example, `num` pairs of photos and as many of faces, as squares of the working size."""
     size, fit = config.correspondence.image_size, config.correspondence.fit
-    folder = Path(str(files("oeft_jax") / "assets" / "examples"))
-    example = (read_image(folder / f"{role}.png") for role in ("source", "target"))
+    example = (read_image(pairs.EXAMPLES / f"{role}.png") for role in ("source", "target"))
     yield PhotoPair("example", "example", *(fit_square(photo, size, fit) for photo in example))
     for entry in pairs.spread(pairs.listed(data), num):
         yield pairs.read_pair(data, entry, size=size, fit=fit)

@@ -1,6 +1,7 @@
 """The pairs of photos of a data folder, in two halves: one to choose settings on, one to report."""
 
 import json
+from importlib.resources import files
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from oeft_jax.image import fit_square, read_image
 HALVES = ("choose", "report")
 MASKED = ("face-photo", "scene")  # kinds whose masks are label maps, not strokes for a user
 LABELLED_FACES = "celebamaskhq"
+EXAMPLES = Path(str(files("oeft_jax") / "assets" / "examples"))  # source.png and target.png
 
 
 class PhotoPair(NamedTuple):
