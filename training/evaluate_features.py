@@ -38,6 +38,7 @@ POSITIONS = 256  # sampled from every photo and tap for the agreement
 THRESHOLDS = {"PCK@0.1": 0.1, "PCK@0.03": 0.03}
 
 Row = dict[str, Any]
+Hits = dict[str, dict[str, list[np.ndarray]]]  # tap or "joined" -> threshold -> a pair's points
 
 
 class Contender(NamedTuple):
@@ -104,9 +105,6 @@ def agreement(everyone: dict[str, Contender], images: list[np.ndarray], seed: in
                     "cka": linear_cka(x[1], y[1]),
                 }
     return result
-
-
-Hits = dict[str, dict[str, list[np.ndarray]]]  # tap or "joined" -> threshold -> a pair's points
 
 
 def correct(one: Contender, matches: list[Match], *, size: int, grid: int) -> Hits:
