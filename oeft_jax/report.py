@@ -46,7 +46,7 @@ def overview(result: Translation) -> Image.Image:
         for index, one in enumerate(result.hypotheses):
             score = result.choice.scores[index]
             text = f"layer {one.composing_layer}, {one.num_codes} codes\n"
-            text += f"score {score:.3g}, SSIM {one.ssim:.2f}"
+            text += f"score {score:.4g}, SSIM {one.ssim:.2f}"
             chosen = index == result.choice.chosen
             cells.append((text + (" *" if chosen else ""), resize(one.image, shape[:2]), chosen))
         rows += [cells[i : i + len(top)] for i in range(0, len(cells), len(top))]
