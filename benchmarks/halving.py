@@ -21,7 +21,7 @@ import numpy as np
 
 import oeft_jax
 from benchmarks.harness import circumstances
-from benchmarks.quality.pairs import EXAMPLES
+from benchmarks.quality.pairs import EXAMPLE, EXAMPLES
 from oeft_jax import inversion, pipeline, selection
 from oeft_jax.config import WORKING, OutputConfig, RefineConfig
 from oeft_jax.image import read_image
@@ -30,8 +30,7 @@ from oeft_jax.image import read_image
 def pairs(data: Path | None, num: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(id, source, target)."""
     if data is None:
-        folder = EXAMPLES
-        listed = [{"id": "example", "content": "source.png", "exemplar": "target.png"}]
+        folder, listed = EXAMPLES, [EXAMPLE]
     else:
         folder, listed = data, json.loads((data / "pairs.json").read_text())[:num]
     for pair in listed:

@@ -28,7 +28,7 @@ from benchmarks.quality.selections import LARGER
 from oeft_jax import inversion, pipeline, tuning
 from oeft_jax.checkpoint import Store
 from oeft_jax.config import OutputConfig, RefineConfig
-from oeft_jax.image import fit_square, read_image, resize
+from oeft_jax.image import resize
 from oeft_jax.picture import make_picture, square_of
 from oeft_jax.refine import give_up_step, hopeless, over_warp, refined
 
@@ -40,8 +40,7 @@ def photo_pairs(
 ) -> Iterator[PhotoPair]:
     """The example, `num` pairs of photos and as many of faces, as squares of the working size."""
     size, fit = config.correspondence.image_size, config.correspondence.fit
-    example = (read_image(pairs.EXAMPLES / f"{role}.png") for role in ("source", "target"))
-    yield PhotoPair("example", "example", *(fit_square(photo, size, fit) for photo in example))
+    yield pairs.read_pair(pairs.EXAMPLES, pairs.EXAMPLE, size=size, fit=fit)
     for entry in pairs.spread(pairs.listed(data), num):
         yield pairs.read_pair(data, entry, size=size, fit=fit)
     faces = held_out_faces(data, parts)

@@ -260,10 +260,9 @@ def finish(
         losses = np.array([h.loss for h in hypotheses])
         choice = selection.choose(scores, losses, tolerance=config.selection.tolerance)
         chosen = hypotheses[choice.chosen]
-        (over,) = over_warp(
-            [chosen], square, source, target, scorer=parts.scorer, structure=structure
-        )
-        uses, verdict = use_generator(chosen, over, config.refine)
+        compared = ([chosen], square, source, target)
+        rate = partial(over_warp, *compared, scorer=parts.scorer, structure=structure)
+        uses, verdict = use_generator(chosen, lambda: rate()[0], config.refine)
         if steps < config.inversion.steps:
             verdict += f" It was given up after {steps} of {config.inversion.steps} steps."
         if uses:

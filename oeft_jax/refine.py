@@ -1,6 +1,6 @@
 """From the chosen hypothesis and the warp to the final picture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,11 +50,13 @@ def over_warp(
     return np.asarray(scores[:-1]) / max(float(scores[-1]), np.finfo(np.float32).tiny)
 
 
-def use_generator(best: Hypothesis, over: float, config: RefineConfig) -> tuple[bool, str]:
+def use_generator(
+    best: Hypothesis, over: Callable[[], float], config: RefineConfig
+) -> tuple[bool, str]:
     """(whether the generator's picture is used, a sentence that says why).
 
     Args:
-      over: of `best`, as `over_warp` gives it.
+      over: gives what `over_warp` gives of `best`; called only where the answer depends on it.
     """
     reached = f"the chosen inversion reaches an SSIM of {best.ssim:.3f} with the warp"
     if config.mode == "never":
@@ -66,8 +68,9 @@ def use_generator(best: Hypothesis, over: float, config: RefineConfig) -> tuple[
             f"The generator is the limit: {reached}, less than {config.limit:g}, so this "
             "picture is outside what it can make; the result is the warp."
         )
-    scored = f"a Frechet score {over:.2f} times the warp's"
-    if not over <= 1:
+    score = over()
+    scored = f"a Frechet score {score:.2f} times the warp's"
+    if not score <= 1:
         return False, (
             f"The result is the warp, which has the target's look more than the generator's "
             f"picture: {reached}, with {scored}."

@@ -462,9 +462,9 @@ def hypotheses(pair):
 def test_selection_rows_rank_what_was_chosen(pair, hypotheses, eye, config):
     photos_of = PhotoPair("1", "x", *pair)
     choosing = {rules.DEFAULT: lambda h, target: 0, "last": lambda h, target: 2}
-    scores = np.full(3, 0.9)
+    scorer = lambda pictures, _: np.ones(len(pictures))  # noqa: E731
     found = list(
-        selections.pair_rows(photos_of, pair[1], hypotheses, scores, choosing, eye, config)
+        selections.pair_rows(photos_of, pair[1], hypotheses, scorer, choosing, eye, config)
     )
     assert json.loads(json.dumps(found)) == found
     measures = {row["measure"] for row in found}

@@ -140,12 +140,12 @@ def test_what_the_generator_gives_is_finished_as_the_warp_is():
 )
 def test_each_mode_decides_and_says_why(mode, ssim, over, uses, sentence):
     config = RefineConfig(mode=mode, limit=0.65)
-    assert use_generator(hypothesis(ssim), over, config) == (uses, sentence)
+    assert use_generator(hypothesis(ssim), lambda: over, config) == (uses, sentence)
 
 
 def test_limit_is_the_settings():
-    assert use_generator(hypothesis(0.5), 0.9, RefineConfig(limit=0.45))[0]
-    used, sentence = use_generator(hypothesis(0.5), 0.9, RefineConfig(limit=0.75))
+    assert use_generator(hypothesis(0.5), lambda: 0.9, RefineConfig(limit=0.45))[0]
+    used, sentence = use_generator(hypothesis(0.5), lambda: 0.9, RefineConfig(limit=0.75))
     assert not used
     assert "0.50" in sentence
     assert "0.75" in sentence
@@ -153,7 +153,15 @@ def test_limit_is_the_settings():
 
 @pytest.mark.parametrize("over", [np.nan, np.inf])
 def test_a_score_that_is_no_number_never_wins(over):
-    assert not use_generator(hypothesis(0.9), over, RefineConfig())[0]
+    assert not use_generator(hypothesis(0.9), lambda: over, RefineConfig())[0]
+
+
+@pytest.mark.parametrize(("mode", "ssim"), [("always", 0.9), ("never", 0.9), ("auto", 0.5)])
+def test_nothing_is_scored_where_the_answer_is_known(mode, ssim):
+    def never_called():
+        raise AssertionError
+
+    use_generator(hypothesis(ssim), never_called, RefineConfig(mode=mode))
 
 
 def test_the_warp_is_scored_beside_what_each_hypothesis_would_give():

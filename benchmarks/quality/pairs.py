@@ -15,7 +15,8 @@ from oeft_jax.image import fit_square, read_image
 HALVES = ("choose", "report")
 MASKED = ("face-photo", "scene")  # kinds whose masks are label maps, not strokes for a user
 LABELLED_FACES = "celebamaskhq"
-EXAMPLES = Path(str(files("oeft_jax") / "assets" / "examples"))  # source.png and target.png
+EXAMPLES = Path(str(files("oeft_jax") / "assets" / "examples"))  # the folder of EXAMPLE's photos
+EXAMPLE = {"id": "example", "kind": "example", "content": "source.png", "exemplar": "target.png"}
 
 
 class PhotoPair(NamedTuple):

@@ -31,6 +31,7 @@ from oeft_jax.image import resize
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.pipeline import Parts
 from oeft_jax.refine import over_warp, refined, use_generator
+from oeft_jax.selection import Scorer
 
 LARGER = ("edge agreement", "style relevance")  # measures that are better when larger
 TO_WARP = "distance to the warp"
@@ -72,15 +73,8 @@ def run(
         warped = np.asarray(look.warp.voted[0]).clip(0, 1)
         for seed in seeds:
             hypotheses = invert(warped, parts, replace(config, seed=seed))
-            scores = over_warp(
-                hypotheses,
-                warped,
-                pair.source,
-                pair.target,
-                scorer=parts.scorer,
-                structure=config.output.structure,
-            )
-            for row in pair_rows(pair, warped, hypotheses, scores, choosing(), eye, config):
+            of_pair = (pair, warped, hypotheses)
+            for row in pair_rows(*of_pair, parts.scorer, choosing(), eye, config):
                 yield {"seed": seed, **row}
 
     for entry in pairs.spread(pairs.half(pairs.listed(data), half), num):
@@ -117,7 +111,7 @@ def pair_rows(
     pair: PhotoPair,
     warped: np.ndarray,
     hypotheses: Sequence[Hypothesis],
-    scores: np.ndarray,
+    scorer: Scorer,
     choosing: Mapping[str, Rule],
     eye: Judge,
     config: Config,
@@ -125,14 +119,16 @@ def pair_rows(
     """One row for each measure and rule: the cost of what it chose, and its regret.
 
     The regret is 0 for the best of the hypotheses and 1 for the worst. The warp may do better than
-    the best; the safe rule is the default one with the generator refused as the settings say
-    (`scores`: of `over_warp`).
+    the best; the safe rule is the default one with the generator refused as the settings say.
     """
     picks = {name: rule(hypotheses, pair.target) for name, rule in choosing.items()}
     settings = {name_of(h.composing_layer, h.num_codes): n for n, h in enumerate(hypotheses)}
     safe = picks[rules.DEFAULT]
-    uses, _ = use_generator(hypotheses[safe], scores[safe], replace(config.refine, mode="auto"))
-    costly = costs_of(pair, warped, hypotheses, eye, structure=config.output.structure)
+    structure, compared = config.output.led(), (warped, pair.source, pair.target)
+    rate = partial(over_warp, [hypotheses[safe]], *compared, scorer=scorer, structure=structure)
+    auto = replace(config.refine, mode="auto")
+    uses, _ = use_generator(hypotheses[safe], lambda: rate()[0], auto)
+    costly = costs_of(pair, warped, hypotheses, eye, structure=structure)
     for measure, costs in costly.items():
         best = int(np.argmin(costs.each))
         for rule, place in {ORACLE: best, **picks, **settings}.items():
