@@ -9,7 +9,6 @@ from PIL import Image
 
 from benchmarks.quality import (
     bent,
-    intervals,
     judge,
     pairs,
     summary,
@@ -25,6 +24,7 @@ from benchmarks.quality.variants import APART
 from oeft_jax import pipeline
 from oeft_jax._checks import InputError
 from oeft_jax.config import OutputConfig, RefineConfig, check
+from training import intervals
 
 
 def entries(*kinds):

@@ -26,7 +26,7 @@ from oeft_jax._types import Features, Params
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.models.backbone import backbone
 from oeft_jax.weights import Weights, load_weights
-from training import cli, ground_truth, teachers
+from training import cli, ground_truth, intervals, teachers
 from training.agreement import linear_cka, mapped_correlation
 from training.ground_truth import Match
 from training.matching import match_points, share_correct
@@ -137,16 +137,13 @@ def shares(hits: Hits) -> dict[str, dict[str, float]]:
 
 def ahead(ours: Hits, theirs: Hits, seed: int) -> dict[str, dict[str, list[float]]]:
     """How far ahead, in share of a pair's points: [mean, low, high], 95 % by drawing pairs again."""
-    from scipy import stats
-
     result: dict[str, dict[str, list[float]]] = {}
     for name, cell in ours.items():
         result[name] = {}
         for threshold, hit in cell.items():
             gaps = [a.mean() - b.mean() for a, b in zip(hit, theirs[name][threshold], strict=True)]
-            drawn = stats.bootstrap((gaps,), np.mean, method="percentile", rng=seed)
-            low, high = drawn.confidence_interval
-            result[name][threshold] = [float(np.mean(gaps)), float(low), float(high)]
+            found = intervals.mean(np.array(gaps), seed=seed)
+            result[name][threshold] = [found.value, found.low, found.high]
     return result
 
 

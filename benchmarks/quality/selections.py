@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.quality import intervals, judge, pairs, rules, tuned
+from benchmarks.quality import judge, pairs, rules, tuned
 from benchmarks.quality.comparators import spaces
 from benchmarks.quality.comparators.inverters import name_of
-from benchmarks.quality.intervals import Estimate
 from benchmarks.quality.judge import Judge
 from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.rules import Rule
@@ -32,6 +31,8 @@ from oeft_jax.inversion import Hypothesis
 from oeft_jax.pipeline import Parts
 from oeft_jax.refine import over_warp, refined, use_generator
 from oeft_jax.selection import Scorer
+from training import intervals
+from training.intervals import Estimate
 
 LARGER = ("edge agreement", "style relevance")  # measures that are better when larger
 TO_WARP = "distance to the warp"

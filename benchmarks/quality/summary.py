@@ -9,12 +9,12 @@ import numpy as np
 
 from benchmarks.harness import circumstances
 from benchmarks.quality import pairs, selections, sheets, tables, variants
-from benchmarks.quality.intervals import Estimate, mean
 from benchmarks.quality.runs import PICTURES, Row
 from benchmarks.quality.tables import Table
 from oeft_jax.config import preset
 from oeft_jax.image import read_image
 from oeft_jax.report import config_dict
+from training.intervals import Estimate, mean
 
 BASE = ("mGANprior", "equal compute")  # of the inversions
 PRIMARY = "SqueezeNet"  # nothing was tuned on it or taught by it

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality import intervals
-from benchmarks.quality.intervals import Estimate
+from training import intervals
+from training.intervals import Estimate
 
 Row = Mapping[str, Any]
 Cells = dict[str, dict[str, float]]  # measure -> pair -> value
