@@ -156,13 +156,15 @@ def local_similarities(features: jax.Array) -> tuple[jax.Array, ...]:
     """
     n, h, w, c = features.shape
     cells = unit(centred(features.reshape(n, h * w, c))).reshape(n, h, w, c)
+    ones = jnp.ones((c,), features.dtype)
     found = []
     for step in (step for step in STEPS if step < min(h, w)):
         for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
             here, there = cells[:, : h - dy], cells[:, dy:]
             left, right = max(-dx, 0), max(dx, 0)  # columns that have no neighbour on that side
             product = here[:, :, left : w - right] * there[:, :, right : w - left]
-            found.append(jnp.sum(product, axis=-1))
+            # A sum, written as a product: XLA:CPU takes six times as long over `jnp.sum` here.
+            found.append(jnp.matmul(product, ones, precision="highest"))
     return tuple(found)
 
 

@@ -3,7 +3,8 @@
 The student has VGG-19's shape and tap names up to relu5_1 at a quarter of its width. At every tap
 a linear head maps it to the teacher's channels (relative squared error), and the cosine
 similarities between positions, within and across pictures, must agree with the teacher's: that
-is what correspondence is computed from, and activations alone do not keep it.
+is what correspondence is computed from, and activations alone do not keep it. With `--matching`
+places of random warps of the same pictures must be found again too (`warped.py`).
 """
 
 import argparse
@@ -21,7 +22,7 @@ from oeft_jax._types import Features, Params
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
 from oeft_jax.weights import save_weights
-from training import cli, photos, teachers
+from training import cli, photos, teachers, warped
 from training.states import add_start_flags, blank, held, started
 
 WIDTHS = (16, 32, 64, 128, 128)
@@ -74,12 +75,22 @@ def similarities(key: jax.Array, features: jax.Array) -> jax.Array:
 
 
 def loss_fn(
-    trained: tuple[Params, Params], images: jax.Array, taught: Features, key: jax.Array
+    trained: tuple[Params, Params],
+    images: jax.Array,
+    taught: Features,
+    key: jax.Array,
+    matching: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Sum over taps of relative error and similarity error."""
+    """Sum over taps of relative error and similarity error, and `matching` times the cross-entropies."""
     params, heads = trained
-    features = backbone("vgg", CONFIG).apply(params, images, TAPS)
-    terms = {}
+    network = backbone("vgg", CONFIG)
+    features = network.apply(params, images, TAPS)
+    terms: dict[str, jax.Array] = {}
+    if matching:
+        found = warped.matching_terms(
+            jax.random.fold_in(key, len(TAPS)), network.apply, params, images, features
+        )
+        terms |= {name: matching * value for name, value in found.items()}
     for index, tap in enumerate(TAPS):
         head, target = heads[tap], taught[tap]
         own = features[tap][: len(target)]
@@ -92,7 +103,7 @@ def loss_fn(
     return sum(terms.values(), jnp.float32(0)), terms
 
 
-def make_step(optimizer: optax.GradientTransformation, frozen_steps: int) -> Any:
+def make_step(optimizer: optax.GradientTransformation, frozen_steps: int, matching: float) -> Any:
     """The jitted training step; in the first `frozen_steps` only the heads are fitted."""
 
     def step(
@@ -101,7 +112,7 @@ def make_step(optimizer: optax.GradientTransformation, frozen_steps: int) -> Any
         key = jax.random.fold_in(key, state.step)
         taught = jax.lax.stop_gradient(teach(arrays, images))
         trained = (state.params, state.heads)
-        grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, key)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, key, matching)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         updates = (held(updates[0], state.step, frozen_steps), updates[1])
         params, heads = optax.apply_updates(trained, updates)
@@ -133,7 +144,8 @@ def train(args: argparse.Namespace) -> State:
     if args.faces:
         faces = photos.load_faces(args.data, 128)[: -photos.HELD_OUT : args.faces]
         pictures += [photos.Image.fromarray(face) for face in faces]
-    step, clock = make_step(optimizer, args.frozen_steps), cli.Clock(args.minutes)
+    step = make_step(optimizer, args.frozen_steps, args.matching)
+    clock = cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(
             args.seed, int(state.step), pictures, batch=args.batch, size=args.size
@@ -166,6 +178,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=128, help="crop side in pixels")
     parser.add_argument("--faces", type=int, default=40, help="also every N-th face; 0 for none")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument(
+        "--matching", type=float, default=0.1, help="weight of matching random warps; 0 for none"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=500)
