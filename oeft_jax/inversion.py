@@ -175,7 +175,7 @@ def make_step(
 def make_finish(
     generator: Generator, config: InversionConfig, plan: Plan, *, mesh: Mesh | None = None
 ) -> Finish:
-    """The jitted pictures of the best codes of the active hypotheses, and how near they are."""
+    """The pictures of the best codes of the active hypotheses, and how near they are; not jitted."""
 
     def compare(image: jax.Array, goal: Goal) -> tuple[jax.Array, jax.Array]:
         small = down(image, goal.warped.shape[0], mode=config.down)
@@ -192,7 +192,7 @@ def make_finish(
         psnrs, ssims = jax.vmap(compare, in_axes=(0, None))(images, goal)
         return jnp.clip(images * 0.5 + 0.5, 0, 1), psnrs, ssims
 
-    return jax.jit(finish, static_argnums=2)
+    return finish
 
 
 @remember

@@ -94,6 +94,7 @@ def bilinear(places: jax.Array, grid: int, size: int) -> jax.Array:
     """Weights of the cells around places given in pixels. [n, k, 2] -> [n, k, grid * grid]."""
     cell = size / grid
     at = jnp.clip((places + 0.5) / cell - 0.5, 0, grid - 1)
-    near = jnp.maximum(1 - jnp.abs(at[..., None] - jnp.arange(grid)), 0)  # [n, k, 2, grid]
+    centres = jnp.arange(grid).reshape(1, 1, 1, grid)
+    near = jnp.maximum(1 - jnp.abs(at[..., None] - centres), 0)  # [n, k, 2, grid]
     weights = near[:, :, 0, :, None] * near[:, :, 1, None, :]
     return weights.reshape(*places.shape[:2], grid * grid)

@@ -1,0 +1,92 @@
+"""Training on random warps: the loss against loops, and the places that it says belong together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training import warped
+
+
+def test_cross_entropy_is_the_loops(x64):
+    rng = np.random.default_rng(0)
+    n, grid, channels, places, size = 2, 4, 3, 5, 16
+    photo, view = rng.normal(size=(2, n, grid, grid, channels))
+    meant = rng.uniform(-3, size + 2, (n, places, 2))
+    asked = rng.uniform(0, size - 1, (n, places, 2))
+    total, count = 0.0, 0
+    for image in range(n):
+        cells = photo[image].reshape(-1, channels)
+        cells = cells - cells.mean(axis=0)
+        cells = cells / np.sqrt((cells**2).sum(axis=1, keepdims=True) + 1e-6)
+        seen = view[image] - view[image].mean(axis=(0, 1))
+        for place, truth in zip(asked[image], meant[image], strict=True):
+            if truth.min() < 0 or truth.max() > size - 1:
+                continue
+            query = np.zeros(channels)
+            weights = np.zeros(grid * grid)
+            for row in range(grid):
+                for column in range(grid):
+                    query += share(place, row, column, grid, size) * seen[row, column]
+                    weights[row * grid + column] = share(truth, row, column, grid, size)
+            query = query / np.sqrt((query**2).sum() + 1e-6)
+            logits = cells @ query / warped.TEMPERATURE
+            total -= weights @ (logits - np.log(np.exp(logits).sum()))
+            count += 1
+    assert 0 < count < n * places
+    got = warped.cross_entropy(*(jnp.asarray(x) for x in (photo, view, meant, asked)), size)
+    assert float(got) == pytest.approx(total / count, rel=1e-9)
+
+
+def share(place, row, column, grid, size):
+    """A cell's weight in the bilinear value at a place in pixels, clamped to the outer centres."""
+    value = 1.0
+    for at, index in zip(place, (row, column), strict=True):
+        at = min(max((at + 0.5) * grid / size - 0.5, 0), grid - 1)
+        value *= max(0.0, 1 - abs(at - index))
+    return value
+
+
+def test_a_view_shows_at_a_place_what_the_photo_shows_where_it_is_meant(key, monkeypatch):
+    monkeypatch.setattr(warped, "photometric", lambda key, images, ranges: images)
+    size = 32
+    row, column = np.mgrid[:size, :size] / size
+    photo = jnp.asarray(np.stack([row, column, row * 0.5 + 0.2], axis=-1), jnp.float32)
+    views, matrices = warped.warped_views(key, jnp.stack([photo, photo]))
+    assert not np.allclose(views[0], views[1], atol=0.02)
+    for view, matrix in zip(np.asarray(views), np.asarray(matrices), strict=True):
+        meant = np.einsum("ij,rcj->rci", matrix[:2, :2], np.mgrid[:size, :size].transpose(1, 2, 0))
+        meant = meant + matrix[:2, 2]
+        inside = np.all((meant >= 0) & (meant <= size - 1), axis=-1)
+        assert inside.mean() > 0.2
+        np.testing.assert_allclose(view[inside][:, :2] * size, meant[inside], atol=2e-3)
+
+
+def test_features_that_know_their_place_are_found_and_others_are_not(key, monkeypatch):
+    monkeypatch.setattr(warped, "photometric", lambda key, images, ranges: images)
+    size = 64
+    turns = np.mgrid[:size, :size].transpose(1, 2, 0) * np.pi / size
+    waves = np.concatenate([np.cos(turns), np.sin(turns), np.cos(3 * turns), np.sin(3 * turns)], -1)
+
+    def apply(params, images, taps):
+        """Local means of what the picture's three channels say about where a pixel comes from."""
+        at = jnp.round(images[..., :2] * size).astype(int)
+        seen = jnp.asarray(waves, jnp.float32)[at[..., 0], at[..., 1]]
+        n = len(images)
+        sides = {tap: 2 ** (int(tap[4]) - 1) for tap in taps}
+        return {
+            tap: seen.reshape(n, size // s, s, size // s, s, -1).mean(axis=(2, 4))
+            for tap, s in sides.items()
+        }
+
+    row, column = np.mgrid[:size, :size] / size
+    photo = jnp.asarray(np.stack([row, column, row], axis=-1), jnp.float32)[None]
+    features = apply(None, photo, warped.JOINED)
+    found = warped.matching_terms(key, apply, None, photo, features)
+    assert set(found) == {f"{tap} matching" for tap in (*warped.ALONE, "joined")}
+    turned = {tap: x[:, ::-1, ::-1] for tap, x in features.items()}
+    missed = warped.matching_terms(key, apply, None, photo, turned)
+    for name, value in found.items():
+        assert value < 0.6 * missed[name]
+    slope = jax.grad(lambda x: sum(warped.matching_terms(key, apply, None, photo, x).values()))
+    assert all(np.abs(x).max() > 0 for x in slope(features).values())
