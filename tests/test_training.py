@@ -459,7 +459,7 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
     monkeypatch.setattr(distill_features, "WIDTHS", widths)
     monkeypatch.setattr(distill_features, "CONFIG", {"depths": (1,) * 5, "widths": widths})
     words = flags(
-        *("--faces", 4, "--batch", 1, "--size", 32),
+        *("--faces", 4, "--batch", 1, "--size", 32, "--matching", 0),
         data=data,
         work=tmp_path / "work",
         out=tmp_path / "f.safetensors",
@@ -477,6 +477,7 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
 
     words[words.index("--work") + 1] = str(tmp_path / "lost")
     again = ["--start", str(tmp_path / "f.safetensors"), "--frozen-steps", "1", "--steps", "1"]
+    again += ["--matching", "0.1"]
     state = distill_features.train(distill_features.parse([*words, *again]))
     assert_trees_equal(state.params, weights.params)
 

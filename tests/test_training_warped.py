@@ -1,5 +1,7 @@
 """Training on random warps: the loss against loops, and the places that it says belong together."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,7 @@ def test_a_view_shows_at_a_place_what_the_photo_shows_where_it_is_meant(key, mon
     size = 32
     row, column = np.mgrid[:size, :size] / size
     photo = jnp.asarray(np.stack([row, column, row * 0.5 + 0.2], axis=-1), jnp.float32)
-    views, matrices = warped.warped_views(key, jnp.stack([photo, photo]))
+    views, matrices = jax.jit(warped.warped_views)(key, jnp.stack([photo, photo]))
     assert not np.allclose(views[0], views[1], atol=0.02)
     for view, matrix in zip(np.asarray(views), np.asarray(matrices), strict=True):
         meant = np.einsum("ij,rcj->rci", matrix[:2, :2], np.mgrid[:size, :size].transpose(1, 2, 0))
@@ -82,11 +84,17 @@ def test_features_that_know_their_place_are_found_and_others_are_not(key, monkey
     row, column = np.mgrid[:size, :size] / size
     photo = jnp.asarray(np.stack([row, column, row], axis=-1), jnp.float32)[None]
     features = apply(None, photo, warped.JOINED)
-    found = warped.matching_terms(key, apply, None, photo, features)
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def matched(features):
+        terms = warped.matching_terms(key, apply, None, photo, features)
+        return sum(terms.values()), terms
+
+    (_, found), slope = matched(features)
     assert set(found) == {f"{tap} matching" for tap in (*warped.ALONE, "joined")}
     turned = {tap: x[:, ::-1, ::-1] for tap, x in features.items()}
-    missed = warped.matching_terms(key, apply, None, photo, turned)
+    (_, missed), _ = matched(turned)
     for name, value in found.items():
         assert value < 0.6 * missed[name]
-    slope = jax.grad(lambda x: sum(warped.matching_terms(key, apply, None, photo, x).values()))
-    assert all(np.abs(x).max() > 0 for x in slope(features).values())
+    assert all(np.abs(x).max() > 0 for x in slope.values())

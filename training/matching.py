@@ -49,13 +49,22 @@ def match_cells(
       points: as of `match_points`, whose result this gives.
     """
     ours, side = source.reshape(grid, grid, -1), size / grid
-    place = jnp.clip((points + 0.5) / side - 0.5, 0, grid - 1)
-    cell = jnp.arange(grid)
-    near = jnp.maximum(1 - jnp.abs(place[:, :, None] - cell[None, None, :]), 0)  # [k, 2, grid]
+    near = axis_weights(points, size=size, grid=grid)
     read = jnp.einsum("kr,kq,rqc->kc", near[:, 1], near[:, 0], ours, precision="highest")
     similar = jnp.einsum("kc,qc->kq", read, target, precision="highest")
     rows, columns = jnp.divmod(jnp.argmax(similar, axis=1), grid)
     return jnp.stack([columns, rows], axis=1) * side + (side - 1) / 2
+
+
+def axis_weights(places: jax.Array, *, size: int, grid: int) -> jax.Array:
+    """What each cell weighs along each axis in the bilinear value at places given in pixels.
+
+    [..., 2] -> [..., 2, grid]; beyond the outer cells' centres their own value holds.
+    """
+    cell = size / grid
+    at = jnp.clip((places + 0.5) / cell - 0.5, 0, grid - 1)
+    centres = jnp.arange(grid).reshape(*[1] * places.ndim, grid)
+    return jnp.maximum(1 - jnp.abs(at[..., None] - centres), 0)
 
 
 def share_correct(found: np.ndarray, match: Match, threshold: float) -> np.ndarray:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from oeft_jax._types import Features, Params, Taps
 from oeft_jax.augment import Geometric, Photometric, affine, affine_matrix, photometric
 from oeft_jax.correlation import centred, hypercolumn, layer_scales, unit
+from training.matching import axis_weights
 
 RANGES = Geometric(scale=1.6, rotation=30.0, shear=10.0, translation=0.1)
 JOINED = ("relu2_1", "relu3_1", "relu4_1", "relu5_1")  # as stage 1 joins them
@@ -92,9 +93,6 @@ def cross_entropy(
 
 def bilinear(places: jax.Array, grid: int, size: int) -> jax.Array:
     """Weights of the cells around places given in pixels. [n, k, 2] -> [n, k, grid * grid]."""
-    cell = size / grid
-    at = jnp.clip((places + 0.5) / cell - 0.5, 0, grid - 1)
-    centres = jnp.arange(grid).reshape(1, 1, 1, grid)
-    near = jnp.maximum(1 - jnp.abs(at[..., None] - centres), 0)  # [n, k, 2, grid]
+    near = axis_weights(places, size=size, grid=grid)
     weights = near[:, :, 0, :, None] * near[:, :, 1, None, :]
     return weights.reshape(*places.shape[:2], grid * grid)
