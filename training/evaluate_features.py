@@ -23,16 +23,14 @@ import numpy as np
 
 from oeft_jax._checks import check_range
 from oeft_jax._types import Features, Params
-from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.models.backbone import backbone
 from oeft_jax.weights import Weights, load_weights
 from training import cli, ground_truth, intervals, teachers
 from training.agreement import linear_cka, mapped_correlation
 from training.ground_truth import Match
-from training.matching import match_points, share_correct
+from training.matching import JOINED, match_points, share_correct
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-JOINED = CorrespondenceConfig().taps  # the package's hypercolumn
 SAME_PLACE, AHEAD = "same position", "ours ahead of the stand-in"
 POSITIONS = 256  # sampled from every photo and tap for the agreement
 THRESHOLDS = {"PCK@0.1": 0.1, "PCK@0.03": 0.03}

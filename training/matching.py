@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from oeft_jax._types import Features, Taps
+from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.correlation import hypercolumn, layer_scales, match_features
 from training.ground_truth import Match
+
+JOINED = CorrespondenceConfig().taps  # the package's hypercolumn
 
 
 def match_points(

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from oeft_jax._types import Features, Params, Taps
 from oeft_jax.augment import Geometric, Photometric, affine, affine_matrix, photometric
-from oeft_jax.correlation import centred, hypercolumn, layer_scales, unit
-from training.matching import axis_weights
+from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.correlation import centred, hypercolumn, layer_scales, match_features, unit
+from training.matching import JOINED, axis_weights
 
 RANGES = Geometric(scale=1.6, rotation=30.0, shear=10.0, translation=0.1)
-JOINED = ("relu2_1", "relu3_1", "relu4_1", "relu5_1")  # as stage 1 joins them
 ALONE = ("relu3_1", "relu4_1", "relu5_1")
-CELL = 4  # pixels on a side of a joined cell, as in stage 1
+CELL = CorrespondenceConfig().image_size // CorrespondenceConfig().grid  # pixels on a side
 NUM_PLACES = 128  # asked for in each picture
 TEMPERATURE = 0.05
 
@@ -82,9 +82,9 @@ def cross_entropy(
       size: of both in pixels.
     """
     n, grid = photo.shape[:2]
-    cells = [centred(x.reshape(n, grid * grid, -1)) for x in (photo, view)]
-    read = jnp.einsum("nkp,npc->nkc", bilinear(places, grid, size), cells[1])
-    logits = jnp.einsum("nkc,npc->nkp", unit(read), unit(cells[0])) / TEMPERATURE
+    among, seen = (x.reshape(n, grid * grid, -1) for x in (photo, view))
+    read = jnp.einsum("nkp,npc->nkc", bilinear(places, grid, size), centred(seen))
+    logits = jnp.einsum("nkc,npc->nkp", unit(read), match_features(among)) / TEMPERATURE
     target = bilinear(meant, grid, size)
     inside = jnp.all((meant >= 0) & (meant <= size - 1), axis=-1)
     each = -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
