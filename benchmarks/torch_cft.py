@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.torch_augment import geometric, photometric
 from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.correlation import STEADY
 from oeft_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 from oeft_jax.warp import FADE
 
@@ -40,12 +41,19 @@ class Tuned(NamedTuple):
     target: Weights
 
 
+class Scales(NamedTuple):
+    """What the taps of either side are divided by."""
+
+    source: dict[str, Tensor]  # tap -> [] or [1, c, 1, 1]
+    target: dict[str, Tensor]
+
+
 class Pair(NamedTuple):
     """What a run looks at and never changes."""
 
     source: Tensor  # [1, 3, s, s] in [0, 1]
     target: Tensor
-    scales: dict[str, Tensor]  # of the taps
+    scales: Scales  # of the taps
     phi: Weights  # of the frozen loss network
     style: Style  # of the target
     structure: dict[str, Tensor]  # tap -> [1, p, p], self-similarity of the source
@@ -123,6 +131,15 @@ def resize(maps: Tensor, grid: int) -> Tensor:
     if side % grid == 0:
         return F.avg_pool2d(maps, side // grid)
     return F.interpolate(maps, (grid, grid), mode="bilinear", antialias=side > grid)
+
+
+def layer_scales(maps: Maps, mode: str) -> dict[str, Tensor]:
+    """Each tap's root mean square, or the deviations of its channels and a tenth of that."""
+    sizes = {tap: (value.square().mean() + 1e-12).sqrt() for tap, value in maps.items()}
+    if mode == "rms":
+        return sizes
+    spread = {tap: x.var((2, 3), correction=0, keepdim=True) for tap, x in maps.items()}
+    return {tap: (spread[tap] + 1e-12).sqrt() + STEADY * sizes[tap] for tap in maps}
 
 
 def hypercolumn(maps: Maps, scales: Maps, grid: int) -> Tensor:
@@ -261,12 +278,12 @@ def phi_taps(config: CorrespondenceConfig) -> tuple[str, ...]:
 
 
 def matched(
-    networks: Tuned, source: Tensor, target: Tensor, scales: Maps, config: CorrespondenceConfig
+    networks: Tuned, source: Tensor, target: Tensor, scales: Scales, config: CorrespondenceConfig
 ) -> Tensor:
     """Eq. 1-5 of images under given weights. -> [n, p, q]."""
     sides = [
-        hypercolumn(vgg(weights, image, tuple(config.taps)), scales, config.grid)
-        for weights, image in zip(networks, (source, target), strict=True)
+        hypercolumn(vgg(weights, image, tuple(config.taps)), own, config.grid)
+        for weights, image, own in zip(networks, (source, target), scales, strict=True)
     ]
     return correlation(*sides)
 
@@ -277,7 +294,8 @@ def make_loss(
     """(tuned, pair, augmented pair if there is one, positives) -> terms of Eq. 11.
 
     It has the options of the two presets: both copies tuned, cells centred over positions, scaled
-    by root mean squares, single points matched, patches warped, apart or overlapping.
+    by root mean squares or channel by channel, single points matched, patches warped, apart or
+    overlapping.
     """
     taps, deep = tuple(config.taps), phi_taps(config)
 
@@ -293,17 +311,18 @@ def make_loss(
             wanted_style = Style(*joined)
             source = torch.cat([source, bent.source])
             target = torch.cat([target, bent.target])
-        source_cells = hypercolumn(vgg(tuned.source, source, taps), pair.scales, config.grid)
-        target_cells = hypercolumn(vgg(tuned.target, target, taps), pair.scales, config.grid)
+        scales, grid = pair.scales, config.grid
+        source_cells = hypercolumn(vgg(tuned.source, source, taps), scales.source, grid)
+        target_cells = hypercolumn(vgg(tuned.target, target, taps), scales.target, grid)
         matrix = correlation(source_cells, target_cells)
         untuned = pair.untuned
         if untuned is not None:
             if bent is not None:
                 with torch.no_grad():
-                    untuned = matched(pair.start, source, target, pair.scales, config)
+                    untuned = matched(pair.start, source, target, scales, config)
             matrix = (matrix + config.prior * untuned) / (1 + config.prior)
         warped = warp(matrix, target, config)
-        warped_cells = hypercolumn(vgg(tuned.target, warped, taps), pair.scales, config.grid)
+        warped_cells = hypercolumn(vgg(tuned.target, warped, taps), scales.target, grid)
         contrastive = info_nce(
             source_cells[:, positives], warped_cells, positives, temperature=config.temperature
         )
@@ -350,16 +369,16 @@ def init(
     tuned = Tuned(*(vgg_weights(used, device, layout, tuned=True) for _ in range(2)))
     start = Tuned(*[vgg_weights(used, device, layout)] * 2)
     with torch.no_grad():
-        found = vgg(phi, images[0], tuple(config.taps))
-        scales = {tap: (value.square().mean() + 1e-12).sqrt() for tap, value in found.items()}
+        seen = [vgg(phi, image, tuple(config.taps)) for image in images]
+        scales = Scales(*(layer_scales(maps, config.layer_scale) for maps in seen))
         target_style = style(vgg(phi, images[1], phi_taps(config)), config)
         deep, shallow = structure_taps(config), local_taps(config)
         maps = vgg(phi, images[0], tuple({*deep, *shallow}))
         structure = {tap: self_similarity(pooled_cells(maps[tap])) for tap in deep}
         local = {tap: local_similarities(maps[tap]) for tap in shallow}
         untuned = matched(start, images[0], images[1], scales, config) if config.prior else None
-    seen = (phi, target_style, structure, local)
-    return tuned, Pair(images[0], images[1], scales, *seen, start, untuned)
+    known = (phi, target_style, structure, local)
+    return tuned, Pair(images[0], images[1], scales, *known, start, untuned)
 
 
 def leaves(tuned: Tuned) -> list[Tensor]:

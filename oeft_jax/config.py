@@ -44,7 +44,9 @@ class CorrespondenceConfig:
     taps: tuple[str, ...] = option(
         ("relu2_1", "relu3_1", "relu4_1", "relu5_1"), "layers joined in the hypercolumn (Fig. 3)"
     )
-    layer_scale: str = option("rms", "how layers are scaled before joining", choices=LAYER_SCALES)
+    layer_scale: str = option(
+        "channels", "what is scaled before layers are joined", choices=LAYER_SCALES
+    )
     centre: str = option("positions", "what the mean is taken over (Eq. 4-5)", choices=CENTRES)
     neighbourhood: int = option(1, "cells on a side of what is matched", choices=(1, 3))
     tile: int = option(
@@ -59,6 +61,11 @@ class CorrespondenceConfig:
     )
     alpha: float = option(150.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
     warp: str = option("overlap", "soft warp during tuning", choices=WARPS)
+    consensus: int = option(
+        3,
+        "cells on a side around each match that have a say in it at the end; 1: each is alone",
+        choices=(1, 3, 5, 7),
+    )
     finish: str = option("voted", "the warp at working size", choices=FINISHES)
     temperature: float = option(0.07, "of InfoNCE (Eq. 7)", low=1e-4)
     num_queries: int = option(1024, "source cells sampled a step for InfoNCE; 0 for all", low=0)
@@ -193,6 +200,7 @@ def _paper() -> Config:
         taps=("relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         gram_taps=("relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"),
         contextual_taps=("relu3_2", "relu4_2", "relu5_2"),
+        layer_scale="rms",
         prior=0.0,
         alpha=100.0,
         lambda_perceptual=1.0,
@@ -202,6 +210,7 @@ def _paper() -> Config:
         learning_rate=1e-4,
         schedule="constant",
         warp="patch",
+        consensus=1,
         finish="soft",
     )
     inversion = InversionConfig(

@@ -17,7 +17,15 @@ from oeft_jax.models.layers import average_pool
 from oeft_jax.products import inner
 
 CENTRES = ("positions", "channels", "none")
-LAYER_SCALES = ("rms", "unit", "none")
+LAYER_SCALES = ("channels", "rms", "unit", "none")
+STEADY = 0.1  # of a tap's root mean square, added to every channel's deviation
+
+
+class Scales(NamedTuple):
+    """What the taps of either side are divided by before they are joined: tap -> [] or [n, 1, 1, c]."""
+
+    source: Mapping[str, jax.Array]
+    target: Mapping[str, jax.Array]
 
 
 class Matches(NamedTuple):
@@ -69,16 +77,35 @@ def resize_features(features: jax.Array, grid: int) -> jax.Array:
 
 
 def layer_scales(features: Features, mode: str) -> dict[str, jax.Array]:
-    """Constants that the taps are divided by before they are joined: tap -> [].
+    """Constants that the taps of an image are divided by before they are joined.
 
     The paper joins taps as they are, which lets the layer with the largest activations decide the
-    cosine alone; "rms" divides each by its root mean square over the source at the start and then
-    keeps that constant, so that training cannot hide behind it.
+    cosine alone. "rms" divides each by its root mean square. "channels" divides each channel by its
+    deviation over the image's positions: with the mean that Eq. 4-5 take off, two photos whose
+    channels differ in level and in contrast, as a drawing's and a photo's do, are compared by where a
+    channel is high. Both are of the image at the start and then kept, so that training cannot hide
+    behind them.
+
+    Args:
+      features: tap -> [n, h, w, c].
+    Returns:
+      tap -> [n, 1, 1, c] for "channels", else [].
     """
     check_choice("layer_scale", mode, LAYER_SCALES)
-    if mode != "rms":
+    if mode not in ("channels", "rms"):
         return {tap: jnp.ones(()) for tap in features}
-    return {tap: jnp.sqrt(jnp.mean(value**2) + 1e-12) for tap, value in features.items()}
+    sizes = {tap: _root(jnp.mean(value**2)) for tap, value in features.items()}
+    if mode == "rms":
+        return sizes
+
+    def deviations(value: jax.Array) -> jax.Array:
+        return _root(jnp.var(value, axis=(1, 2), keepdims=True))
+
+    return {tap: deviations(value) + STEADY * sizes[tap] for tap, value in features.items()}
+
+
+def _root(squared: jax.Array) -> jax.Array:
+    return jnp.sqrt(squared + 1e-12)  # its gradient is finite at 0
 
 
 def hypercolumn(
@@ -91,7 +118,7 @@ def hypercolumn(
 
     Args:
       features: tap -> [n, h, w, c].
-      scales: tap -> [], from `layer_scales`.
+      scales: tap -> what it is divided by, from `layer_scales`.
       grid: cells on a side.
       layer_scale: "unit" scales each position of each tap to unit length instead.
     """

@@ -4,7 +4,7 @@
 weights), `step` is one Adam step on the original and an augmented pair, `run` loops over it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,8 +18,10 @@ from oeft_jax import losses as L
 from oeft_jax._types import Features, Params, Terms
 from oeft_jax.augment import Geometric, Photometric, geometric, photometric
 from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.consensus import consensus_matches
 from oeft_jax.correlation import (
     Matches,
+    Scales,
     averaged,
     correlation,
     hypercolumn,
@@ -33,7 +35,7 @@ from oeft_jax.models.backbone import Backbone, used_params
 from oeft_jax.remember import remember
 from oeft_jax.schedule import cosine_fall
 from oeft_jax.tiled import DENSE, TILE
-from oeft_jax.warp import best_matches, voted_warp, warp_confidence, warp_image
+from oeft_jax.warp import voted_warp, warp_image
 
 
 class CorrespondenceState(NamedTuple):
@@ -57,7 +59,7 @@ class Pair(NamedTuple):
 
     source: jax.Array  # [1, s, s, 3] in [0, 1]
     target: jax.Array  # [1, s, s, 3]
-    scales: dict[str, jax.Array]  # of the taps
+    scales: Scales  # of the taps
     phi: Params  # frozen weights of the loss network
     target_phi: Features  # its view of the target
     source_structure: L.Structure  # and what it sees in the source
@@ -121,7 +123,7 @@ def init(
     both = backbone.apply(params, jnp.concatenate([source, target]), seen)
     of_source, of_target = ({tap: x[i : i + 1] for tap, x in both.items()} for i in (0, 1))
     queries, keys = ({tap: x[tap] for tap in taps} for x in (of_source, of_target))
-    scales = layer_scales(queries, config.layer_scale)
+    scales = Scales(*(layer_scales(x, config.layer_scale) for x in (queries, keys)))
     names = ("shared",) if config.shared_weights else ("source", "target")
     start = dict.fromkeys(names, used_params(backbone, params, taps))
     pair = Pair(
@@ -152,7 +154,7 @@ def correlate(
     params: Params,
     source: jax.Array,
     target: jax.Array,
-    scales: dict[str, jax.Array],
+    scales: Scales,
     *,
     backbone: Backbone,
     config: CorrespondenceConfig,
@@ -167,19 +169,20 @@ def correlate(
 def _matched(
     of_source: Features,
     of_target: Features,
-    scales: dict[str, jax.Array],
+    scales: Scales,
     config: CorrespondenceConfig,
 ) -> tuple[Matches, jax.Array]:
     """`correlate`, from the features of `config.taps`."""
+    sides = zip((of_source, of_target), scales, strict=True)
     if _keeps_columns(config):
-        columns = [dense.columns(f, scales, grid=config.grid) for f in (of_source, of_target)]
+        columns = [dense.columns(f, s, grid=config.grid) for f, s in sides]
         moved = [dense.centred(c) if config.centre == "positions" else c for c in columns]
         matched = [dense.joined(c) for c in moved]
         weights = inverse_norms(matched[0])
         units = [unit(cells) for cells in matched]
         matrix = dense.products(moved[0], weights, units[1])
         return Matches(units[0], units[1], matrix), dense.joined(columns[0])
-    cells = [_cells(features, scales, config) for features in (of_source, of_target)]
+    cells = [_cells(features, own, config) for features, own in sides]
     units = [
         match_features(c, centre=config.centre, neighbourhood=config.neighbourhood) for c in cells
     ]
@@ -209,7 +212,7 @@ def _keeps_columns(config: CorrespondenceConfig) -> bool:
 
 
 def _cells(
-    features: Features, scales: dict[str, jax.Array], config: CorrespondenceConfig
+    features: Features, scales: Mapping[str, jax.Array], config: CorrespondenceConfig
 ) -> jax.Array:
     return hypercolumn(features, scales, grid=config.grid, layer_scale=config.layer_scale)
 
@@ -217,7 +220,7 @@ def _cells(
 def _keys(
     params: Params,
     images: jax.Array,
-    scales: dict[str, jax.Array],
+    scales: Mapping[str, jax.Array],
     backbone: Backbone,
     config: CorrespondenceConfig,
 ) -> jax.Array | dense.Columns:
@@ -262,7 +265,7 @@ def make_loss(
             warped=warped,
             matches=matches,
             source_cells=source_cells,
-            warped_cells=_keys(params, warped, pair.scales, backbone, config),
+            warped_cells=_keys(params, warped, pair.scales.target, backbone, config),
             target_phi=target_phi,
             warped_phi=backbone.apply(pair.phi, warped, phi_taps(config)),
             source_structure=pair.source_structure,
@@ -349,12 +352,12 @@ def make_warp(backbone: Backbone, config: CorrespondenceConfig) -> Callable[[Par
     def warped(params: Params, pair: Pair) -> Warp:
         matches = matches_of(params, pair, backbone=backbone, config=config)
         alpha, tile = config.alpha, config.tile or TILE
-        best = best_matches(matches, tile=tile)
+        best, confidence = consensus_matches(matches, window=config.consensus, alpha=alpha)
         return Warp(
             soft=warp_image(pair.target, matches, alpha=alpha, mode=config.warp, tile=tile),
             voted=voted_warp(pair.target, best, grid=config.grid),
             best=best,
-            confidence=warp_confidence(matches, best, alpha=alpha, tile=tile),
+            confidence=confidence,
         )
 
     return jax.jit(warped)

@@ -36,7 +36,7 @@ def columns(features: Features, scales: Mapping[str, jax.Array], *, grid: int) -
 
     Args:
       features: tap -> [n, s, s, c].
-      scales: tap -> [], what each tap is divided by.
+      scales: tap -> what it is divided by, from `correlation.layer_scales`.
       grid: cells on a side.
     """
     scaled = {tap: features[tap] / scales[tap] for tap in sorted(features)}

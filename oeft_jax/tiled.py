@@ -1,9 +1,9 @@
 """Softmax over all pairs of cells without the matrix of all pairs: memory grows with p + q.
 
-The correlation of 256 x 256 cells with as many is 16 GiB; the warp of Eq. 6, the log-sum of Eq. 7
-and the best match need it only a tile at a time. The forward pass keeps a running maximum and sum
-for each source cell (online softmax, arXiv 1805.02867); the backward pass computes each tile again
-from the log-sums that were kept (arXiv 2205.14135). The numbers are those of the dense form.
+The correlation of 256 x 256 cells with as many is 16 GiB; the warp of Eq. 6 and the log-sum of Eq. 7
+need it only a tile at a time. The forward pass keeps a running maximum and sum for each source cell
+(online softmax, arXiv 1805.02867); the backward pass computes each tile again from the log-sums that
+were kept (arXiv 2205.14135). The numbers are those of the dense form.
 
 Cells are [n, p, c] and [n, q, c], any p and q. Logits are their inner products; a temperature is
 multiplied into one side by the caller.
@@ -36,25 +36,6 @@ def attend(
     """
     one = partial(_attend, min(tile, max(source.shape[1], target.shape[1])))
     return jax.vmap(one)(source, target, values)
-
-
-def best_match(
-    source: jax.Array, target: jax.Array, *, bias: jax.Array | None = None, tile: int = TILE
-) -> jax.Array:
-    """The target cell with the largest s . t + bias for every source cell; the first of equals.
-
-    Args:
-      source: [n, p, c].
-      target: [n, q, c].
-      bias: [n, q], added to the logits; none by default.
-    Returns:
-      [n, p] int32. Its gradient is zero, as that of any argmax.
-    """
-    if bias is None:
-        bias = jnp.zeros(target.shape[:2], target.dtype)
-    one = partial(_best, min(tile, max(source.shape[1], target.shape[1])))
-    source, target, bias = lax.stop_gradient((source, target, bias))
-    return jax.vmap(one)(source, target, bias)
 
 
 def _tiles(cells: jax.Array, tile: int) -> jax.Array:
@@ -149,22 +130,3 @@ def _attend_bwd(tile: int, kept: Any, grads: Any) -> tuple[jax.Array, jax.Array,
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
-
-
-def _best(tile: int, source: jax.Array, target: jax.Array, bias: jax.Array) -> jax.Array:
-    columns = _tiles(target, tile), _tiles(bias, tile) + _floor(len(target), tile, bias.dtype)
-
-    def row(rows: jax.Array) -> jax.Array:
-        def compare(carry: Any, column: Any) -> tuple[Any, None]:
-            highest, index, start = carry
-            logits = _logits(rows, column[0]) + column[1][None, :]
-            place = jnp.argmax(logits, axis=1).astype(jnp.int32)
-            value = jnp.take_along_axis(logits, place[:, None], axis=1)[:, 0]
-            index = jnp.where(value > highest, start + place, index)
-            return (jnp.maximum(value, highest), index, start + tile), None
-
-        begin = jnp.full(tile, -jnp.inf, rows.dtype), jnp.zeros(tile, jnp.int32), jnp.int32(0)
-        (_, index, _), _ = lax.scan(compare, begin, columns)
-        return index
-
-    return _join(lax.map(row, _tiles(source, tile)), len(source))

@@ -13,7 +13,7 @@ from oeft_jax._checks import check_choice
 from oeft_jax.correlation import Matches
 from oeft_jax.dense import mix
 from oeft_jax.models.layers import average_pool
-from oeft_jax.tiled import TILE, attend, best_match
+from oeft_jax.tiled import TILE, attend
 
 WARPS = ("patch", "overlap", "pooled")
 QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a patch two cells wide, (down, right)
@@ -131,33 +131,6 @@ def warp_image(
     return jax.image.resize(small.reshape(n, side, side, 3), (n, size, size, 3), "linear")
 
 
-def best_matches(matches: Matches, *, tile: int = TILE) -> jax.Array:
-    """The best target cell of every source cell, the first of equals. -> [n, p] int32."""
-    if matches.matrix is not None:
-        return jnp.argmax(matches.matrix, axis=2).astype(jnp.int32)
-    return best_match(matches.source, matches.target, tile=tile)
-
-
-def warp_confidence(
-    matches: Matches, best: jax.Array, *, alpha: float, tile: int = TILE
-) -> jax.Array:
-    """Softmax weight of the best match of each source cell, in (0, 1].
-
-    Args:
-      best: [n, p] int, from `best_matches`.
-    Returns:
-      [n, p].
-    """
-    if matches.matrix is not None:
-        top = jnp.max(matches.matrix, axis=2, keepdims=True)
-        return 1 / jnp.sum(jnp.exp(alpha * (matches.matrix - top)), axis=2)
-    source, target = alpha * matches.source, matches.target
-    chosen = jnp.take_along_axis(target, best[:, :, None], axis=1)
-    largest = jnp.einsum("npc,npc->np", source, chosen, precision="highest")
-    log_sum = attend(source, target, jnp.zeros((*target.shape[:2], 0)), tile=tile)[1]
-    return jnp.exp(jnp.minimum(largest - log_sum, 0.0))
-
-
 def voted_warp(target: jax.Array, best: jax.Array, *, grid: int, overlap: int = 2) -> jax.Array:
     """The finished warp: every source cell places its best match's patch, overlaps are averaged.
 
@@ -167,7 +140,7 @@ def voted_warp(target: jax.Array, best: jax.Array, *, grid: int, overlap: int = 
 
     Args:
       target: [n, size, size, 3].
-      best: [n, p] int, the best target cell of each source cell, from `best_matches`.
+      best: [n, p] int, the best target cell of each source cell, from `consensus_matches`.
       grid: target cells on a side.
       overlap: side of a patch in cells, >= 1.
     Returns:

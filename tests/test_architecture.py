@@ -16,7 +16,7 @@ LEVELS = (  # a module imports only from the lines above its own
     ("huge_pages", "models.winograd", "devices", "pair_list", "patches"),
     ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
     ("models.vgg", "models.generator", "correlation", "metrics", "guided"),
-    ("dense", "field", "finish"),
+    ("dense", "field", "finish", "consensus"),
     ("warp",),
     (
         "models.resnet",
@@ -52,6 +52,7 @@ PURE = (
     "tiled",
     "dense",
     "warp",
+    "consensus",
     "augment",
     "metrics",
     "patches",

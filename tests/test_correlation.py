@@ -130,16 +130,25 @@ def test_unknown_options_are_named_with_the_accepted_ones(options, message):
 # Hypercolumns
 
 
-@pytest.mark.parametrize(("grid", "sides"), [(4, (8, 4, 2)), (6, (12, 3, 1)), (3, (9, 2, 3))])
-def test_hypercolumn_is_the_loops_over_taps(grid, sides):
+@pytest.mark.parametrize(
+    ("mode", "grid", "sides"),
+    [
+        ("rms", 4, (8, 4, 2)),
+        ("rms", 6, (12, 3, 1)),
+        ("rms", 3, (9, 2, 3)),
+        ("channels", 4, (8, 4, 2)),
+        ("channels", 6, (12, 3, 1)),
+    ],
+)
+def test_hypercolumn_is_the_loops_over_taps(mode, grid, sides):
     names = ("relu3_1", "relu1_2", "relu2_2")  # not in order
     features = {
         name: draw(k, 2, side, side, k + 2) * 10.0**k
         for k, (name, side) in enumerate(zip(names, sides, strict=True))
     }
     references = {name: 2 * value + 1 for name, value in features.items()}
-    scales = ours.layer_scales(references, "rms")
-    expected = oracle.hypercolumn(features, references, grid)
+    scales = ours.layer_scales(references, mode)
+    expected = oracle.hypercolumn(features, references, grid, mode)
 
     def plain(features, scales):
         return ours.hypercolumn(features, scales, grid=grid)
@@ -156,8 +165,22 @@ def test_layer_scales_modes_are_root_mean_square_or_one():
         assert float(scale) == pytest.approx(oracle.root_mean_square(features[tap]), rel=1e-5)
     for mode in ("unit", "none"):
         assert [float(x) for x in ours.layer_scales(features, mode).values()] == [1, 1]
-    with pytest.raises(InputError, match="accepted: none, rms, unit"):
+    with pytest.raises(InputError, match="accepted: channels, none, rms, unit"):
         ours.layer_scales(features, "max")
+
+
+def test_scaled_channel_by_channel_a_photo_matches_one_of_other_levels_and_contrasts():
+    """Channels that are the same but for a factor and an offset of their own are the same again."""
+    features = {"relu1_1": draw(0, 1, 6, 6, 5)}
+    factors, offsets = np.array([[[[0.2, 3, 1, 9, 0.5]]], [[[4.0, 0, -2, 1, 7]]]], np.float32)
+    others = {"relu1_1": features["relu1_1"] * factors + offsets}
+    for mode, is_same in (("channels", True), ("rms", False)):
+        cells = [
+            ours.match_features(ours.hypercolumn(x, ours.layer_scales(x, mode), grid=6))
+            for x in (features, others)
+        ]
+        similar = jnp.sum(cells[0] * cells[1], axis=-1)
+        assert (float(similar.min()) > 0.75) == is_same  # not 1: channels are steadied
 
 
 def test_unit_layer_scale_gives_every_tap_the_same_weight():

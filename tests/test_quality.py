@@ -25,6 +25,7 @@ from oeft_jax import pipeline
 from oeft_jax._checks import InputError
 from oeft_jax.config import OutputConfig, RefineConfig, check
 from training import intervals
+from training.ground_truth import Match
 
 
 def entries(*kinds):
@@ -80,6 +81,18 @@ def test_the_way_back_of_a_known_shift():
     assert found["cycle error"] == pytest.approx(expected.mean())
     assert found["target cells used"] == 1
     assert found["confidence"] == 0.5
+
+
+def test_points_move_with_the_patch_of_their_cell():
+    grid, size, cells = 8, 32, np.arange(64)
+    best = (cells // grid + 1) % grid * grid + cells % grid  # a cell, four pixels, down
+    photo = np.zeros((size, size, 3), np.float32)
+    points = np.array([[0.0, 0.0], [3.4, 3.6], [14.2, 9.9], [31.0, 20.0]])
+    ends = points + np.array([[0, 4], [0, 4], [0, 4], [0, 7.9]])  # the last one 3.9 pixels beside
+    found = truth.points(best, Match(photo, photo, points, ends, size), size=size, grid=grid)
+    assert found == {"PCK@0.02": 0.75, "PCK@0.05": 0.75, "PCK@0.1": 0.75}
+    near = truth.points(best, Match(photo, photo, points, ends, 40.0), size=size, grid=grid)
+    assert near["PCK@0.1"] == 1
 
 
 def test_carried_labels_are_right_under_the_right_field():

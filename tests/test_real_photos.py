@@ -10,10 +10,10 @@ import pytest
 from oeft_jax import correspondence as cft
 from oeft_jax.augment import Geometric, affine, affine_matrix
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.correlation import layer_scales
+from oeft_jax.consensus import consensus_matches
+from oeft_jax.correlation import Scales, layer_scales
 from oeft_jax.image import fit_square, read_image
 from oeft_jax.models.backbone import backbone
-from oeft_jax.warp import best_matches
 from oeft_jax.weights import load_bundled
 
 SIZE, GRID = 128, 32
@@ -29,9 +29,10 @@ def matcher():
     @jax.jit
     def best(source, target):
         params = {"shared": weights.params}
-        scales = layer_scales(network.apply(weights.params, source, CONFIG.taps), "rms")
+        seen = [network.apply(weights.params, image, CONFIG.taps) for image in (source, target)]
+        scales = Scales(*(layer_scales(x, CONFIG.layer_scale) for x in seen))
         matches, _ = cft.correlate(params, source, target, scales, backbone=network, config=CONFIG)
-        return best_matches(matches)[0]
+        return consensus_matches(matches, window=CONFIG.consensus, alpha=CONFIG.alpha)[0][0]
 
     return best
 

@@ -82,27 +82,9 @@ def test_values_of_no_width_give_the_log_sum_alone():
     np.testing.assert_allclose(log_sum, jax.nn.logsumexp(logits, -1), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("p", "q", "tile"), SIZES)
-@pytest.mark.parametrize("biased", [False, True])
-def test_best_match_is_the_argmax(p, q, tile, biased):
-    source, target, values = draw(p, q)
-    bias = values[:, :, 0] * 5 if biased else None
-    logits = np.einsum("npc,nqc->npq", np.float64(source), np.float64(target))
-    logits = logits + (bias[:, None] if biased else 0)
-    found = tiled.best_match(source, target, bias=bias, tile=tile)
-    assert found.dtype == jnp.int32
-    np.testing.assert_array_equal(found, logits.argmax(-1))
-
-
-def test_first_of_equal_matches_wins_across_tiles():
-    source, target = np.ones((1, 3, 2), np.float32), np.ones((1, 10, 2), np.float32)
-    np.testing.assert_array_equal(tiled.best_match(source, target, tile=4), np.zeros((1, 3)))
-
-
-def test_padding_never_wins_and_takes_no_weight():
+def test_padding_takes_no_weight():
     source, target = -np.ones((1, 3, 2), np.float32), np.full((1, 5, 2), 1e3, np.float32)
     values = np.full((1, 5, 1), 7.0, np.float32)
-    assert tiled.best_match(source, target, tile=4).max() < 5
     np.testing.assert_allclose(tiled.attend(source, target, values, tile=4)[0], 7.0, rtol=1e-6)
 
 

@@ -95,12 +95,14 @@ def draws(key, source, target, augment):
 
 
 @pytest.fixture(
-    scope="module", params=[(True, "patch"), (False, "overlap")], ids=["augmented", "alone"]
+    scope="module",
+    params=[(True, "patch", "rms"), (False, "overlap", "channels")],
+    ids=["augmented", "alone"],
 )
 def fine_tuning(request):
     """Terms and gradients of our loss, and what it was given besides weights and pictures."""
-    augment, warp = request.param
-    config = dataclasses.replace(CFT, augment=augment, warp=warp)
+    augment, warp, scale = request.param
+    config = dataclasses.replace(CFT, augment=augment, warp=warp, layer_scale=scale)
     with jax.enable_x64(True):
         taps = tuple({*CFT.taps, *CFT.gram_taps, *CFT.contextual_taps})
         params = random_params(lambda key: VGG.init(key, taps), 0)

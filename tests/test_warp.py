@@ -11,8 +11,8 @@ from oracles import correspondence as oracle
 
 from oeft_jax import warp as ours
 from oeft_jax._checks import InputError
+from oeft_jax.consensus import consensus_matches
 from oeft_jax.correlation import Matches
-from oeft_jax.warp import best_matches
 
 pytestmark = pytest.mark.usefixtures("full_compile")
 
@@ -37,7 +37,7 @@ def plain_warp_image(target, matrix, **options):
 
 
 def plain_voted_warp(target, matrix, **options):
-    best = best_matches(factors(matrix), tile=TILE)
+    best = consensus_matches(factors(matrix), window=1, alpha=1.0)[0]
     return ours.voted_warp(target, best, grid=round(matrix.shape[-1] ** 0.5), **options)
 
 
@@ -248,19 +248,6 @@ def test_patches_come_back_as_the_image(size, grid):
     last = target[:, size - side :, size - side :].reshape(2, -1)
     np.testing.assert_array_equal(patches[:, -1], last)
     np.testing.assert_array_equal(ours.patches_to_image(patches, size), target)
-
-
-@pytest.mark.parametrize("alpha", [0.0, 3.0, 100.0])
-def test_confidence_is_the_largest_softmax_weight(alpha):
-    matrix = cosines(2, 2, 4, 9)
-    weights = np.exp(alpha * matrix.astype(np.float64))
-    expected = (weights / weights.sum(-1, keepdims=True)).max(-1)
-    matches = factors(matrix)
-    best = best_matches(matches, tile=TILE)
-    found = ours.warp_confidence(matches, best, alpha=alpha, tile=TILE)
-    np.testing.assert_allclose(found, expected, rtol=2e-5)
-    assert np.all(found > 0)
-    assert np.all(found <= 1 + 1e-6)
 
 
 # Gradients

@@ -6,10 +6,11 @@ import numpy as np
 
 from oeft_jax._types import Features, Taps
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.correlation import hypercolumn, layer_scales, match_features
+from oeft_jax.correlation import centred, hypercolumn, layer_scales, match_features
 from training.ground_truth import Match
 
 JOINED = CorrespondenceConfig().taps  # the package's hypercolumn
+LAYER_SCALE = CorrespondenceConfig().layer_scale
 
 
 def match_points(
@@ -33,12 +34,13 @@ def match_points(
     Returns:
       [k, 2] pixels, centres of cells.
     """
-    chosen = {tap: source[tap] for tap in taps}
-    scales = layer_scales(chosen, "rms")
-    cells = hypercolumn(chosen, scales, grid=grid)[0]
-    ours = cells - jnp.mean(cells, axis=0, keepdims=True)
-    theirs = match_features(hypercolumn({tap: target[tap] for tap in taps}, scales, grid=grid))
-    return match_cells(ours, theirs[0], points, size=size, grid=grid)
+    ours, theirs = (joined({tap: x[tap] for tap in taps}, grid=grid) for x in (source, target))
+    return match_cells(centred(ours)[0], match_features(theirs)[0], points, size=size, grid=grid)
+
+
+def joined(features: Features, *, grid: int) -> jax.Array:
+    """Taps joined as the default of stage 1 joins them. [n, h, w, c] each -> [n, grid^2, c]."""
+    return hypercolumn(features, layer_scales(features, LAYER_SCALE), grid=grid)
 
 
 def match_cells(

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from oeft_jax._types import Features, Params, Taps
 from oeft_jax.augment import Geometric, Photometric, affine, affine_matrix, photometric
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.correlation import centred, hypercolumn, layer_scales, match_features, unit
-from training.matching import JOINED, axis_weights
+from oeft_jax.correlation import centred, match_features, unit
+from training.matching import JOINED, axis_weights, joined
 
 RANGES = Geometric(scale=1.6, rotation=30.0, shear=10.0, translation=0.1)
 ALONE = ("relu3_1", "relu4_1", "relu5_1")
@@ -58,10 +58,9 @@ def matching_terms(
     linear, shift = matrices[:, :2, :2], matrices[:, :2, 2]
     meant = jnp.einsum("nij,nkj->nki", linear, places, precision="highest") + shift[:, None]
     both = [(tap, features[tap], of_views[tap]) for tap in ALONE]
-    chosen = {tap: features[tap] for tap in JOINED}
-    scales = layer_scales(chosen, "rms")
-    joined = [hypercolumn(x, scales, grid=size // CELL) for x in (chosen, of_views)]
-    maps = [x.reshape(len(x), size // CELL, size // CELL, -1) for x in joined]
+    grid, chosen = size // CELL, {tap: features[tap] for tap in JOINED}
+    cells = [joined(x, grid=grid) for x in (chosen, of_views)]
+    maps = [x.reshape(len(x), grid, grid, -1) for x in cells]
     both.append(("joined", maps[0], maps[1]))
     return {
         f"{name} matching": cross_entropy(ours, theirs, meant, places, size)

@@ -90,5 +90,10 @@ def _picture(name: str, pair: PhotoPair, look: tuned.Look, config: Config) -> np
 
 def point_rows(match: Match, setting: Setting, at: Sequence[int]) -> Iterator[Row]:
     """PCK of a pair with known points after each number of steps."""
+    stage = setting.config.correspondence
     for look in tuned.looks(match.source, match.target, *setting, at):
-        yield {"step": look.step, **truth.points(look, match, *setting)}
+        best = np.asarray(look.warp.best[0])
+        yield {
+            "step": look.step,
+            **truth.points(best, match, size=stage.image_size, grid=stage.grid),
+        }

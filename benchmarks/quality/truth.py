@@ -1,29 +1,17 @@
 """Whether the right places are matched: points, part labels, the way back."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.quality.bent import bent_photos
 from benchmarks.quality.judge import at_cells
 from benchmarks.quality.pairs import PhotoPair
-from benchmarks.quality.tuned import Look
-from oeft_jax._types import Params
-from oeft_jax.config import Config, CorrespondenceConfig
-from oeft_jax.correlation import Matches
-from oeft_jax.correspondence import Pair, matches_of
-from oeft_jax.models.backbone import Backbone
-from oeft_jax.pipeline import Parts
-from oeft_jax.remember import remember
 from training import ground_truth
 from training.ground_truth import Match
-from training.matching import match_cells, share_correct
+from training.matching import share_correct
 
 THRESHOLDS = (0.02, 0.05, 0.1)
-ROOM = 256  # points of one pair at most, so that one program serves all
 BACK = 0.1  # of the side: how near the way back must end
 
 
@@ -39,31 +27,21 @@ def families(data: Path, *, size: int, faces: int, warps: int, seed: int) -> dic
     }
 
 
-def points(look: Look, match: Match, config: Config, parts: Parts) -> dict[str, float]:
-    """PCK of one pair: share of points whose best cell is within a part of the object's size."""
-    stage, many = config.correspondence, len(match.source_points)
-    matched = _matched(parts.backbone, stage)(look.params, look.pair)
-    found = _match_cells(
-        matched.source[0],
-        matched.target[0],
-        jnp.asarray(np.resize(match.source_points, (ROOM, 2))),
-        size=stage.image_size,
-        grid=stage.grid,
-    )
-    right = {t: share_correct(np.asarray(found)[:many], match, t) for t in THRESHOLDS}
-    return {f"PCK@{t:g}": float(np.mean(hits)) for t, hits in right.items()}
+def points(best: np.ndarray, match: Match, *, size: int, grid: int) -> dict[str, float]:
+    """PCK of one pair: share of points that land within a part of the object's size.
 
+    A point moves as the patch of its cell does.
 
-_match_cells = jax.jit(match_cells, static_argnames=("size", "grid"))
-
-
-@remember
-def _matched(backbone: Backbone, stage: CorrespondenceConfig) -> Callable[[Params, Pair], Matches]:
-    return jax.jit(
-        lambda params, pair: matches_of(params, pair, backbone=backbone, config=stage)._replace(
-            matrix=None
-        )
-    )
+    Args:
+      best: [grid^2] int, the target cell of every source cell.
+    """
+    side = size / grid
+    last = grid - 1
+    cells = np.clip(np.floor((match.source_points + 0.5) / side), 0, last).astype(int)  # (x, y)
+    found = best[cells[:, 1] * grid + cells[:, 0]]
+    moved = np.stack([found % grid, found // grid], axis=1) - cells
+    ends = match.source_points + moved * side
+    return {f"PCK@{t:g}": float(np.mean(share_correct(ends, match, t))) for t in THRESHOLDS}
 
 
 def labels(best: np.ndarray, pair: PhotoPair, *, grid: int) -> dict[str, float]:

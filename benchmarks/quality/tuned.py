@@ -11,12 +11,12 @@ import numpy as np
 from oeft_jax import correspondence, loss_terms, pipeline, tuning
 from oeft_jax._types import Params
 from oeft_jax.config import Config, CorrespondenceConfig
+from oeft_jax.consensus import consensus_matches
 from oeft_jax.correspondence import Pair, Warp
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.pipeline import Parts
 from oeft_jax.products import precision
 from oeft_jax.remember import remember
-from oeft_jax.warp import best_matches
 
 
 class Look(NamedTuple):
@@ -84,6 +84,6 @@ def backward(look: Look, config: Config, parts: Parts) -> np.ndarray:
 def _turned(backbone: Backbone, stage: CorrespondenceConfig) -> Callable[[Params, Pair], jax.Array]:
     def best(params: Params, pair: Pair) -> jax.Array:
         matches = correspondence.matches_of(params, pair, backbone=backbone, config=stage)
-        return best_matches(matches.turned())
+        return consensus_matches(matches.turned(), window=stage.consensus, alpha=stage.alpha)[0]
 
     return jax.jit(best)

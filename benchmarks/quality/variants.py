@@ -10,6 +10,8 @@ DEFAULT = "default"
 APART = "patches apart"  # a square of the target for each cell, as the paper preset mixes them
 PAPER = preset("paper").correspondence
 PAPERS = (
+    "layer_scale",
+    "consensus",
     "lambda_perceptual",
     "lambda_structure",
     "lambda_local_structure",
@@ -49,6 +51,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "cycle loss": {"lambda_cycle": 1.0},
     "anchor loss": {"lambda_anchor": 10.0},
+    "taps scaled whole": {"layer_scale": "rms"},
+    "matches alone": {"consensus": 1},
     "no prior": {"prior": 0.0, "alpha": 100.0},  # the tuned part as sharp as with one
     "shared weights": {"shared_weights": True},
     "temperature 0.5": {"temperature": 0.5},

@@ -58,14 +58,27 @@ def root_mean_square(features):
     return math.sqrt(total / np.size(features))
 
 
-def hypercolumn(features, references, grid):
-    """Taps by name, each divided by the root mean square of `references`."""
+def channel_scales(image, size):
+    """Deviation of each channel of [h, w, c] over its places, and a tenth of the tap's size."""
+    h, w, c = image.shape
+    found = []
+    for k in range(c):
+        values = [image[i, j, k] for i in range(h) for j in range(w)]
+        mean = sum(values) / len(values)
+        found.append(math.sqrt(sum((x - mean) ** 2 for x in values) / len(values)) + 0.1 * size)
+    return np.array(found)
+
+
+def hypercolumn(features, references, grid, mode="rms"):
+    """Taps by name, each divided by the size of `references`, or each channel by its own."""
     n = len(next(iter(features.values())))
     result = []
     for k in range(n):
         maps = []
         for tap in sorted(features):
             scale = root_mean_square(references[tap])
+            if mode == "channels":
+                scale = channel_scales(_double(references[tap][k]), scale)
             maps.append(resize(_double(features[tap][k]), grid) / scale)
         cells = [[x for m in maps for x in m[r, c]] for r in range(grid) for c in range(grid)]
         result.append(cells)
@@ -298,3 +311,24 @@ def local_structure_loss(warped, source, steps=(1, 3)):
                             total, count = total + (a - b) ** 2, count + 1
             each.append(total / count)
     return sum(each) / len(each)
+
+
+def agreed(source, target, side, grid, window):
+    """Sums of cosines over a window, of all source with all target cells; borders go on. [p, q]."""
+    source, target = (_double(x).reshape(s, s, -1) for x, s in ((source, side), (target, grid)))
+    reach, found = window // 2, []
+    shifts = [(i, j) for i in range(-reach, reach + 1) for j in range(-reach, reach + 1)]
+
+    def at(cells, row, column):
+        last = len(cells) - 1
+        return cells[min(max(row, 0), last), min(max(column, 0), last)]
+
+    for r in range(side):
+        for c in range(side):
+            sums = [
+                sum(at(source, r + i, c + j) @ at(target, y + i, x + j) for i, j in shifts)
+                for y in range(grid)
+                for x in range(grid)
+            ]
+            found.append(sums)
+    return np.array(found)
