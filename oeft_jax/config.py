@@ -71,7 +71,7 @@ class CorrespondenceConfig:
     num_queries: int = option(1024, "source cells sampled a step for InfoNCE; 0 for all", low=0)
     stop_gradient: bool = option(False, "treat InfoNCE's keys as constants")
     lambda_contrastive: float = option(1.0, "weight of InfoNCE (Eq. 8)", low=0)
-    lambda_perceptual: float = option(2.0, "weight of the Gram loss (Eq. 9)", low=0)
+    lambda_perceptual: float = option(1.0, "weight of the Gram loss (Eq. 9)", low=0)
     lambda_contextual: float = option(1.0, "weight of the contextual loss (Eq. 10)", low=0)
     lambda_structure: float = option(
         20.0, "weight of the distance of the warp's self-similarity to the source's", low=0
@@ -203,7 +203,6 @@ def _paper() -> Config:
         layer_scale="rms",
         prior=0.0,
         alpha=100.0,
-        lambda_perceptual=1.0,
         lambda_structure=0.0,
         lambda_local_structure=0.0,
         augment=True,

@@ -12,7 +12,6 @@ PAPER = preset("paper").correspondence
 PAPERS = (
     "layer_scale",
     "consensus",
-    "lambda_perceptual",
     "lambda_structure",
     "lambda_local_structure",
     "prior",
@@ -22,7 +21,7 @@ PAPERS = (
     "schedule",
     "warp",
 )
-HALVED = {"lambda_perceptual": 1.0, "lambda_structure": 10.0}
+HALVED = {"lambda_perceptual": 0.5, "lambda_structure": 10.0}
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "paper's losses and rate": {name: getattr(PAPER, name) for name in PAPERS},
@@ -41,13 +40,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Gram and structure loss x 1/2": HALVED,
     "Gram and structure loss x 1/2 and augmentation": {**HALVED, "augment": True},
     "contrastive loss x 3": {"lambda_contrastive": 3.0},
-    "Gram loss x 5": {"lambda_perceptual": 10.0},
+    "Gram loss x 2": {"lambda_perceptual": 2.0},
+    "Gram loss x 5": {"lambda_perceptual": 5.0},
     "contextual loss x 3": {"lambda_contextual": 3.0},
     "structure loss x 3": {"lambda_structure": 60.0},
     "local structure loss x 2": {"lambda_local_structure": 20.0},
     "local structure loss x 10 and Gram loss x 5": {
         "lambda_local_structure": 100.0,
-        "lambda_perceptual": 10.0,
+        "lambda_perceptual": 5.0,
     },
     "cycle loss": {"lambda_cycle": 1.0},
     "anchor loss": {"lambda_anchor": 10.0},
