@@ -50,10 +50,12 @@ def _in_bands(window: int, alpha: float, matches: Matches) -> tuple[jax.Array, j
     across, wide = side + 2 * reach, grid + 2 * reach
     rows = min(side, max(1, HELD // (across * wide * wide) - 2 * reach))  # of a band
     extra = -side % rows
-    around = ((reach, reach), (reach, reach), (0, 0))
-    theirs = jnp.pad(matches.target.reshape(grid, grid, -1), around, mode="edge")
-    around = ((reach, reach + extra), (reach, reach), (0, 0))
-    ours = jnp.pad(matches.source.reshape(side, side, -1), around, mode="edge")
+
+    def padded(cells: jax.Array, size: int, below: int) -> jax.Array:
+        around = ((reach, reach + below), (reach, reach), (0, 0))
+        return jnp.pad(cells.reshape(size, size, -1), around, mode="edge")
+
+    ours, theirs = padded(matches.source, side, extra), padded(matches.target, grid, 0)
 
     def band(first: jax.Array) -> tuple[jax.Array, jax.Array]:
         cells = lax.dynamic_slice_in_dim(ours, first, rows + 2 * reach)

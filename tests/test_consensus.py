@@ -28,6 +28,20 @@ def test_match_is_the_loops(side, grid, window):
         np.testing.assert_allclose(weight[n], expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 3.0, 100.0])
+@pytest.mark.parametrize("whole", [True, False])
+def test_weight_is_the_largest_of_the_softmax_at_any_sharpness(whole, alpha):
+    matrix = np.random.default_rng(2).uniform(-1, 1, (2, 4, 9)).astype(np.float32)
+    cells = np.broadcast_to(np.eye(9, dtype=np.float32), (2, 9, 9))
+    matches = Matches(matrix, cells, matrix if whole else None)
+    _, weight = consensus.consensus_matches(matches, window=1, alpha=alpha)
+    shares = np.exp(alpha * matrix.astype(np.float64))
+    expected = (shares / shares.sum(-1, keepdims=True)).max(-1)
+    np.testing.assert_allclose(weight, expected, rtol=2e-5)
+    assert np.all(weight > 0)
+    assert np.all(weight <= 1 + 1e-6)
+
+
 @pytest.mark.parametrize("held", [1, 700, 1400])
 def test_in_bands_it_is_the_same(held, monkeypatch):
     matches = draw(9, 7, 5)

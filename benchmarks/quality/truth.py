@@ -36,8 +36,8 @@ def points(best: np.ndarray, match: Match, *, size: int, grid: int) -> dict[str,
       best: [grid^2] int, the target cell of every source cell.
     """
     side = size / grid
-    last = grid - 1
-    cells = np.clip(np.floor((match.source_points + 0.5) / side), 0, last).astype(int)  # (x, y)
+    cells = np.floor((match.source_points + 0.5) / side).astype(int)  # (x, y)
+    cells = np.clip(cells, 0, grid - 1)
     found = best[cells[:, 1] * grid + cells[:, 0]]
     moved = np.stack([found % grid, found // grid], axis=1) - cells
     ends = match.source_points + moved * side
