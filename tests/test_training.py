@@ -36,7 +36,7 @@ from training import (
     train_generator,
 )
 from training.discriminator import batch_deviation, discriminator
-from training.projected import projected
+from training.projected import projected, windows
 
 NUM_FACES = 26  # of which the last NUM_HELD_OUT are held out
 NUM_HELD_OUT = 10
@@ -282,6 +282,33 @@ def test_heads_on_features_score_places_and_pass_gradients(key):
     np.testing.assert_allclose(score(params, images[1:2], frozen)[0], scores[1], atol=1e-4)
     slopes = jax.jit(jax.grad(lambda x: jnp.sum(critic.score(params, x, frozen) ** 2)))(images)
     assert np.all(np.abs(slopes).sum((1, 2, 3)) > 0)
+
+
+def test_windows_go_through_the_picture_in_reading_order():
+    images = np.random.default_rng(0).normal(size=(6, 8, 8, 2)).astype(np.float32)
+    result = windows(jnp.asarray(images), 4)
+    corners = [(0, 0), (0, 4), (4, 0), (4, 4), (0, 0), (0, 4)]
+    expected = [image[y : y + 4, x : x + 4] for image, (y, x) in zip(images, corners, strict=True)]
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_large_pictures_are_judged_as_a_whole_and_by_a_window(key, monkeypatch):
+    monkeypatch.setattr("training.projected.VIEW", 16)
+    network = backbone("vgg", {"depths": [1, 1, 1], "widths": [4, 6, 8]})
+    frozen = network.init(key, ("relu3_1",))
+    critic = projected(network, 32, width=8)
+    params = critic.init(key)
+    names = {name.rsplit("_", 1)[0] for name in params}
+    taps = {"pixels", "relu1_1", "relu2_1", "relu3_1"}
+    assert names == taps | {f"x2_{tap}" for tap in taps}
+    images = np.asarray(jax.random.uniform(key, (2, 32, 32, 3), minval=-1))
+    grain = np.zeros_like(images)
+    grain[:, :16, :16] = np.where(np.indices((16, 16)).sum(0) % 2, 1, -1)[None, :, :, None]
+    before, after = (critic.score(params, jnp.asarray(x), frozen) for x in (images, images + grain))
+    moved = np.abs(np.asarray(after - before)).reshape(2, 2, -1)  # picture, view, scores
+    np.testing.assert_allclose(moved[:, 0], 0, atol=1e-4)  # the grain is gone when scaled down
+    np.testing.assert_allclose(moved[1, 1], 0, atol=1e-4)  # the second's window is beside it
+    assert np.all(moved[0, 1] > 0)
 
 
 def test_gradient_of_r1_equals_finite_differences(x64, key, monkeypatch):
@@ -577,6 +604,29 @@ def test_adversarial_training_goes_on_from_a_weight_file(tmp_path, data, feature
     fresh = networks.discriminator.init(jax.random.key(args.seed))
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.critic, fresh)
     assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_adversarial_training_grows_a_weight_file(tmp_path, data, features, fitted):
+    file = fitted.parent / "g"
+    words = flags(
+        *(*SMALL, "--resolution", 16, "--batch", 4, "--steps", 2, "--critic", "projected"),
+        *("--r1", 0, "--fitted-faces", 5, "--frozen-steps", 2),
+        data=data,
+        features=features,
+        work=tmp_path / "work",
+        out=tmp_path / "out.safetensors",
+        start=file,
+    )
+    args = train_adversarial.parse(words)
+    networks = train_adversarial.make_networks(args, backbone("vgg", load_weights(features).config))
+    faces = photos.load_faces(data, 16)[:-NUM_HELD_OUT]
+    begun, small = train_adversarial.begin(args, networks, faces), load_weights(file).params
+    state = train_adversarial.train(args)
+    assert_trees_equal(state.codes, begun.codes)
+    for name in ("layer0", "layer1", "layer2", "layer3"):
+        assert_trees_equal(state.params[name], small[name])
+    for name in ("layer4", "layer5", "output"):
+        assert np.abs(state.params[name]["kernel"] - begun.params[name]["kernel"]).max() > 0
 
 
 def test_generator_evaluation_writes_numbers_and_pictures(tmp_path, data, features, fitted):

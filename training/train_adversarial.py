@@ -32,7 +32,7 @@ from training import cli, photos, sheets, train_generator
 from training.diff_augment import augment
 from training.discriminator import GROUP, Discriminator, discriminator
 from training.projected import projected
-from training.states import averaged, blank, started
+from training.states import averaged, blank, held, started
 
 R1_EVERY = 16  # steps; the penalty is multiplied by it
 OWN, PROJECTED = "own", "projected"  # of --critic
@@ -101,18 +101,22 @@ def critic_loss(
 
 
 def generator_loss(
-    params: Params,
+    made: jax.Array,
     critic: Params,
-    latents: jax.Array,
     key: jax.Array,
     features: Params,
     *,
-    networks: Networks,
+    discriminator: Discriminator,
 ) -> jax.Array:
-    """Non-saturating loss of standard normal latents [n, d]."""
-    made = networks.generator.sample(params, latents)
-    score = networks.discriminator.score(critic, augment(key, made), features)
+    """Non-saturating loss of made pictures [n, s, s, 3] in [-1, 1]."""
+    score = discriminator.score(critic, augment(key, made), features)
     return jnp.mean(jax.nn.softplus(-score))
+
+
+def largest_layers(params: Params) -> set[str]:
+    """Names of what a generator of half the resolution lacks."""
+    last = max(int(name.removeprefix("layer")) for name in params if name != "output")
+    return {f"layer{last - 1}", f"layer{last}", "output"}
 
 
 def make_step(networks: Networks, args: argparse.Namespace) -> Any:
@@ -125,31 +129,25 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
         perceptual=args.perceptual,
     )
 
-    def both(
-        params: Params, state: State, faces: jax.Array, features: Params, keys: jax.Array
-    ) -> tuple[jax.Array, Terms]:
-        share = jnp.minimum(1.0, (state.step + 1) / max(args.ramp, 1))
-        latents = jax.random.normal(keys[0], (args.batch, networks.generator.code_dim))
-        adversarial = generator_loss(
-            params, state.critic, latents, keys[1], features, networks=networks
-        )
-        terms, loss = {"G": adversarial}, share * adversarial
-        if args.reconstruction:
-            rows = jax.random.randint(keys[2], (args.reconstructed,), 0, len(state.codes))
-            images, codes = pictures(faces, rows), state.codes[rows]
-            error, _ = reconstruction((params, codes), images, features, keys[3])
-            terms["reconstruction"] = error
-            loss = loss + args.reconstruction * error
-        return loss, terms
+    def rebuilt(
+        params: Params, faces: jax.Array, codes: jax.Array, features: Params, key: jax.Array
+    ) -> jax.Array:
+        rows = jax.random.randint(key, (args.reconstructed,), 0, len(codes))
+        images = pictures(faces, rows)
+        noise_key = jax.random.fold_in(key, 1)
+        return reconstruction((params, codes[rows]), images, features, noise_key)[0]
 
     def step(
         key: jax.Array, state: State, faces: jax.Array, features: Params, *, with_r1: bool
     ) -> tuple[State, Terms]:
-        keys = jax.random.split(jax.random.fold_in(key, state.step), 7)
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
         rows = jax.random.randint(keys[0], (args.batch,), 0, 2 * len(faces))
         real = pictures(faces, rows) * 2 - 1
         latents = jax.random.normal(keys[1], (args.batch, networks.generator.code_dim))
-        made = networks.generator.sample(state.params, latents)
+        # made once: judged for the discriminator, then again by what it has become, for the generator
+        made, to_params = jax.vjp(
+            lambda params: networks.generator.sample(params, latents), state.params
+        )
         r1 = args.r1 * R1_EVERY if with_r1 else 0.0
         judge = partial(critic_loss, discriminator=networks.discriminator, r1=r1)
         grads, terms = jax.grad(judge, has_aux=True)(state.critic, real, made, keys[2], features)
@@ -157,14 +155,25 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
         state = state._replace(
             critic=optax.apply_updates(state.critic, updates), critic_opt_state=critic_opt_state
         )
-        grads, more = jax.grad(both, has_aux=True)(state.params, state, faces, features, keys[3:])
+        fool = partial(generator_loss, discriminator=networks.discriminator)
+        terms["G"], slope = jax.value_and_grad(fool)(made, state.critic, keys[3], features)
+        share = jnp.minimum(1.0, (state.step + 1) / max(args.ramp, 1))
+        (grads,) = to_params(share * slope)
+        if args.reconstruction:
+            terms["reconstruction"], more = jax.value_and_grad(rebuilt)(
+                state.params, faces, state.codes, features, keys[4]
+            )
+            grads = jax.tree.map(lambda a, b: a + args.reconstruction * b, grads, more)
         updates, opt_state = networks.optimizer.update(grads, state.opt_state)
+        if args.frozen_steps:
+            early, free = held(updates, state.step, args.frozen_steps), largest_layers(updates)
+            updates = {name: (updates if name in free else early)[name] for name in updates}
         params = optax.apply_updates(state.params, updates)
         average = averaged(state.average, params, state.step, most=args.average)
         state = state._replace(
             step=state.step + 1, params=params, average=average, opt_state=opt_state
         )
-        return state, {**terms, **more}
+        return state, terms
 
     return jax.jit(step, donate_argnums=1, static_argnames="with_r1")
 
@@ -225,6 +234,7 @@ def fitted_codes(
 def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> State:
     """The state to go on from: of `--work`, of another run, or a random generator."""
     key, config = jax.random.key(args.seed), train_generator.generator_config(args)
+    lower = {**config, "resolution": args.resolution // 2}
     fresh = partial(networks.generator.init, jax.random.fold_in(key, 1))
     begun = partial(init, key, networks)
     num_codes = 2 * len(faces) if args.start is None else min(args.fitted_faces, len(faces))
@@ -233,14 +243,17 @@ def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> St
         like = blank(lambda: begun(fresh(), codes))
         return checkpoint.restore(args.work, like)
     if args.start is not None:
-        params, own = started(args.start, "pggan", config), faces[: args.fitted_faces]
-        start = train_generator.principal_codes(faces, args.code_dim)[: len(own)]
-        return begun(params, fitted_codes(networks.generator, params, own, start))
+        is_half = load_weights(args.start).config.get("resolution") == lower["resolution"]
+        held_config = lower if is_half else config
+        params = started(args.start, "pggan", held_config)
+        own = photos.load_faces(args.data, held_config["resolution"])[:num_codes]
+        start = train_generator.principal_codes(faces, args.code_dim)[:num_codes]
+        codes = fitted_codes(pggan(**held_config), params, own, start)
+        return begun(train_generator.grown(fresh(), params) if is_half else params, codes)
     if args.from_work is not None:
         run = train_generator.restored(args.from_work, config, num_codes)
         return begun(run.average, run.codes)
     if args.grow_from is not None:
-        lower = {**config, "resolution": args.resolution // 2}
         run = train_generator.restored(args.grow_from, lower, num_codes)
         return begun(train_generator.grown(fresh(), run.average), run.codes)
     both_ways = np.concatenate([faces, faces[:, :, ::-1]])
@@ -332,12 +345,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--from-work", type=Path, help="--work of train_generator, same size")
     start.add_argument("--grow-from", type=Path, help="--work of train_generator, half the size")
-    start.add_argument("--start", type=Path, help="weight file to begin with")
+    start.add_argument(
+        "--start", type=Path, help="weight file to begin with, of this or half the resolution"
+    )
     parser.add_argument(
         "--fitted-faces",
         type=int,
         default=2048,
         help="with --start: faces that codes are fitted of",
+    )
+    parser.add_argument(
+        "--frozen-steps",
+        type=int,
+        default=0,
+        help="first steps, in which only the layers of the largest resolution learn",
     )
     train_generator.add_generator_flags(parser)
     parser.add_argument("--critic", choices=(OWN, PROJECTED), default=OWN, help="discriminator")
