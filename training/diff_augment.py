@@ -6,17 +6,13 @@ gradients pass through, so the generator learns un-augmented pictures all the sa
 Images are [n, s, s, 3] in [-1, 1]; every picture gets its own draw.
 """
 
+from collections.abc import Collection
+
 import jax
 import jax.numpy as jnp
 
 SHIFT = 1 / 8  # largest translation, as a share of the side
 CUT = 1 / 2  # side of the square that is blanked, as a share of the side
-
-
-def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Colour, translation and cutout, in this order."""
-    keys = jax.random.split(key, 3)
-    return cutout(keys[2], translate(keys[1], colour(keys[0], images)))
 
 
 def _uniform(key: jax.Array, num: int, low: float, high: float) -> jax.Array:
@@ -57,3 +53,14 @@ def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
     rows, columns = jnp.abs(jnp.arange(size)[None, None, :] - centres) <= half
     blank = rows[:, :, None, None] & columns[:, None, :, None]
     return jnp.where(blank, 0.0, images)
+
+
+KINDS = {"colour": colour, "translation": translate, "cutout": cutout}
+
+
+def augment(key: jax.Array, images: jax.Array, kinds: Collection[str] = tuple(KINDS)) -> jax.Array:
+    """Some of colour, translation and cutout, in this order."""
+    keys = jax.random.split(key, len(KINDS))
+    for own, (kind, function) in zip(keys, KINDS.items(), strict=True):
+        images = function(own, images) if kind in kinds else images
+    return images

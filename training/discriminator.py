@@ -6,7 +6,7 @@ pass (equalised learning rate). No normalisation. Every convolution has stride 1
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,10 +21,12 @@ GROUP = 4  # pictures whose deviation is shown to the last layers
 
 
 class Discriminator(NamedTuple):
-    """Scores pictures: high for real ones."""
+    """Scores pictures, high for real ones, by what it sees in them."""
 
-    # (params, [n, R, R, 3] in [-1, 1], weights of the feature network) -> [n] or [n, places]
-    score: Callable[[Params, jax.Array, Params], jax.Array]
+    # (weights of the feature networks, [n, R, R, 3] in [-1, 1]) -> what is judged
+    see: Callable[[Params, jax.Array], Any]
+    # (params, what is judged) -> [n] or [n, places]
+    judge: Callable[[Params, Any], jax.Array]
     init: Callable[[jax.Array], Params]
 
 
@@ -96,11 +98,14 @@ def discriminator(resolution: int, *, fmap_base: int, fmap_max: int) -> Discrimi
     """
     model = Mirror(resolution, fmap_base, fmap_max)
 
-    def score(params: Params, images: jax.Array, features: Params) -> jax.Array:
+    def see(frozen: Params, images: jax.Array) -> jax.Array:
+        return images
+
+    def judge(params: Params, images: jax.Array) -> jax.Array:
         return model.apply({"params": params}, images)  # type: ignore[return-value]
 
     def init(key: jax.Array) -> Params:
         images = jnp.zeros((GROUP, resolution, resolution, 3))
         return jax.jit(model.init)(key, images)["params"]
 
-    return Discriminator(score, init)
+    return Discriminator(see, judge, init)

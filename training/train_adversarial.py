@@ -12,6 +12,7 @@ same batch, also after a stop.
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from oeft_jax.models.generator import Generator
 from oeft_jax.models.pggan import pggan
 from oeft_jax.weights import load_weights, save_weights
 from training import cli, photos, sheets, train_generator
-from training.diff_augment import augment
+from training.diff_augment import KINDS, augment
 from training.discriminator import GROUP, Discriminator, discriminator
 from training.projected import projected
 from training.states import averaged, blank, held, started
@@ -50,6 +51,13 @@ class State(NamedTuple):
     opt_state: optax.OptState
     critic_opt_state: optax.OptState
     codes: jax.Array  # [k, d], of the faces and then of their mirror images, or of some; constant
+
+
+class Frozen(NamedTuple):
+    """Weights that are not trained."""
+
+    features: Params  # of the network of the reconstruction
+    seen_by: tuple[Params, ...]  # of those that the discriminator sees with
 
 
 class Networks(NamedTuple):
@@ -75,42 +83,23 @@ def pictures(faces: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def critic_loss(
-    critic: Params,
-    real: jax.Array,
-    made: jax.Array,
-    key: jax.Array,
-    features: Params,
-    *,
-    discriminator: Discriminator,
-    r1: float,
+    critic: Params, real: Any, made: Any, *, discriminator: Discriminator
 ) -> tuple[jax.Array, Terms]:
-    """Logistic loss of pictures [n, s, s, 3] in [-1, 1], with r1 / 2 |dD / dreal|^2 if r1 > 0."""
-    keys = jax.random.split(key)
-    real = augment(keys[0], real)
-    real_score = discriminator.score(critic, real, features)
-    made_score = discriminator.score(critic, augment(keys[1], made), features)
+    """Logistic loss of what the discriminator sees in real and in made pictures."""
+    real_score, made_score = discriminator.judge(critic, real), discriminator.judge(critic, made)
     loss = jnp.mean(jax.nn.softplus(-real_score)) + jnp.mean(jax.nn.softplus(made_score))
-    terms = {"D": loss, "real": jnp.mean(real_score), "made": jnp.mean(made_score)}
-    if r1:
-        slope = jax.grad(lambda images: jnp.sum(discriminator.score(critic, images, features)))(
-            real
-        )
-        terms["R1"] = jnp.mean(jnp.sum(slope**2, axis=(1, 2, 3)))
-        loss = loss + r1 / 2 * terms["R1"]
-    return loss, terms
+    return loss, {"D": loss, "real": jnp.mean(real_score), "made": jnp.mean(made_score)}
 
 
-def generator_loss(
-    made: jax.Array,
-    critic: Params,
-    key: jax.Array,
-    features: Params,
-    *,
-    discriminator: Discriminator,
-) -> jax.Array:
-    """Non-saturating loss of made pictures [n, s, s, 3] in [-1, 1]."""
-    score = discriminator.score(critic, augment(key, made), features)
-    return jnp.mean(jax.nn.softplus(-score))
+def r1_penalty(critic: Params, images: jax.Array, look: Any, discriminator: Discriminator) -> Any:
+    """Mean |dD / dx|^2 of pictures x [n, s, s, 3], which `look` makes into what is judged."""
+    slope = jax.grad(lambda x: jnp.sum(discriminator.judge(critic, look(x))))(images)
+    return jnp.mean(jnp.sum(slope**2, axis=(1, 2, 3)))
+
+
+def generator_loss(seen: Any, critic: Params, *, discriminator: Discriminator) -> jax.Array:
+    """Non-saturating loss of what the discriminator sees in made pictures."""
+    return jnp.mean(jax.nn.softplus(-discriminator.judge(critic, seen)))
 
 
 def largest_layers(params: Params) -> set[str]:
@@ -120,7 +109,7 @@ def largest_layers(params: Params) -> set[str]:
 
 
 def make_step(networks: Networks, args: argparse.Namespace) -> Any:
-    """The jitted step: (key, state, faces, feature weights, with_r1=...) -> (state, terms)."""
+    """The jitted step: (key, state, faces, frozen weights, with_r1=...) -> (state, terms)."""
     reconstruction = partial(
         train_generator.loss_fn,
         generator=networks.generator,
@@ -137,31 +126,44 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
         noise_key = jax.random.fold_in(key, 1)
         return reconstruction((params, codes[rows]), images, features, noise_key)[0]
 
+    def look(images: jax.Array, key: jax.Array, frozen: Frozen) -> Any:
+        return networks.discriminator.see(frozen.seen_by, augment(key, images, args.augment))
+
     def step(
-        key: jax.Array, state: State, faces: jax.Array, features: Params, *, with_r1: bool
+        key: jax.Array, state: State, faces: jax.Array, frozen: Frozen, *, with_r1: bool
     ) -> tuple[State, Terms]:
         keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
         rows = jax.random.randint(keys[0], (args.batch,), 0, 2 * len(faces))
-        real = pictures(faces, rows) * 2 - 1
+        images = pictures(faces, rows) * 2 - 1
+        real = look(images, keys[2], frozen)
         latents = jax.random.normal(keys[1], (args.batch, networks.generator.code_dim))
-        # made once: judged for the discriminator, then again by what it has become, for the generator
-        made, to_params = jax.vjp(
-            lambda params: networks.generator.sample(params, latents), state.params
-        )
-        r1 = args.r1 * R1_EVERY if with_r1 else 0.0
-        judge = partial(critic_loss, discriminator=networks.discriminator, r1=r1)
-        grads, terms = jax.grad(judge, has_aux=True)(state.critic, real, made, keys[2], features)
+
+        # made and looked at once: judged for the discriminator, then by what that has become
+        def make(params: Params) -> Any:
+            return look(networks.generator.sample(params, latents), keys[3], frozen)
+
+        made, to_params = jax.vjp(make, state.params)
+
+        def judge(critic: Params) -> tuple[jax.Array, Terms]:
+            loss, terms = critic_loss(critic, real, made, discriminator=networks.discriminator)
+            if with_r1:
+                own = partial(look, key=keys[2], frozen=frozen)
+                terms["R1"] = r1_penalty(critic, images, own, networks.discriminator)
+                loss = loss + args.r1 * R1_EVERY / 2 * terms["R1"]
+            return loss, terms
+
+        grads, terms = jax.grad(judge, has_aux=True)(state.critic)
         updates, critic_opt_state = networks.critic_optimizer.update(grads, state.critic_opt_state)
         state = state._replace(
             critic=optax.apply_updates(state.critic, updates), critic_opt_state=critic_opt_state
         )
         fool = partial(generator_loss, discriminator=networks.discriminator)
-        terms["G"], slope = jax.value_and_grad(fool)(made, state.critic, keys[3], features)
+        terms["G"], slope = jax.value_and_grad(fool)(made, state.critic)
         share = jnp.minimum(1.0, (state.step + 1) / max(args.ramp, 1))
-        (grads,) = to_params(share * slope)
+        (grads,) = to_params(jax.tree.map(lambda x: share * x, slope))
         if args.reconstruction:
             terms["reconstruction"], more = jax.value_and_grad(rebuilt)(
-                state.params, faces, state.codes, features, keys[4]
+                state.params, faces, state.codes, frozen.features, keys[4]
             )
             grads = jax.tree.map(lambda a, b: a + args.reconstruction * b, grads, more)
         updates, opt_state = networks.optimizer.update(grads, state.opt_state)
@@ -260,10 +262,12 @@ def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> St
     return begun(fresh(), train_generator.principal_codes(both_ways, args.code_dim))
 
 
-def make_networks(args: argparse.Namespace, features: Backbone) -> Networks:
-    """Both networks and their optimisers, as the flags say."""
+def make_networks(
+    args: argparse.Namespace, features: Backbone, seen_by: Sequence[Backbone] = ()
+) -> Networks:
+    """Both networks and their optimisers, as the flags say; `seen_by` is what a critic sees with."""
     if args.critic == PROJECTED:
-        critic = projected(features, args.resolution, width=args.critic_max or HEAD_WIDTH)
+        critic = projected(seen_by, args.resolution, width=args.critic_max or HEAD_WIDTH)
     else:
         critic = discriminator(
             args.resolution,
@@ -313,8 +317,12 @@ def train(args: argparse.Namespace) -> State:
     check_range("--batch", args.batch, GROUP)
     if args.batch % GROUP:
         raise InputError(f"--batch {args.batch} is not accepted; accepted: multiples of {GROUP}.")
-    clock, weights = cli.Clock(args.minutes), load_weights(args.features)
-    networks = make_networks(args, backbone(weights.network, weights.config))
+    clock = cli.Clock(args.minutes)
+    loaded = [load_weights(file) for file in (args.features, *args.critic_features)]
+    eyes = [backbone(weights.network, weights.config) for weights in loaded]
+    networks = make_networks(args, eyes[0], eyes)
+    params = tuple(weights.params for weights in loaded)
+    frozen = Frozen(params[0], params if args.critic == PROJECTED else ())
     faces = photos.load_faces(args.data, args.resolution)[: -photos.HELD_OUT]
     state = begin(args, networks, faces)
     step, key = make_step(networks, args), jax.random.key(args.seed + 1)
@@ -323,7 +331,7 @@ def train(args: argparse.Namespace) -> State:
     is_last = done >= args.steps
     while not is_last:
         with_r1 = args.r1 > 0 and done % R1_EVERY == 0
-        state, terms = step(key, state, on_device, weights.params, with_r1=with_r1)
+        state, terms = step(key, state, on_device, frozen, with_r1=with_r1)
         done += 1
         is_last = done >= args.steps or clock.is_over()
         is_saving = done % args.save_every == 0 or is_last
@@ -362,6 +370,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     train_generator.add_generator_flags(parser)
     parser.add_argument("--critic", choices=(OWN, PROJECTED), default=OWN, help="discriminator")
+    parser.add_argument(
+        "--critic-features",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="with --critic projected: weight files of VGGs that it sees with beside --features",
+    )
+    parser.add_argument(
+        "--augment",
+        nargs="*",
+        choices=tuple(KINDS),
+        default=list(KINDS),
+        help="of what the discriminator sees",
+    )
     parser.add_argument("--critic-base", type=int, default=0, help="0: as --fmap-base")
     parser.add_argument("--critic-max", type=int, default=0, help="0: as --fmap-max or 64")
     parser.add_argument("--steps", type=int, default=100_000)
