@@ -29,6 +29,7 @@ from training import (
     matching,
     neighbours,
     photos,
+    separable,
     squeezenet,
     teachers,
     train_adversarial,
@@ -683,9 +684,33 @@ def test_generator_evaluation_writes_numbers_and_pictures(tmp_path, data, featur
     assert all(np.isfinite(cell["samples_to_real"]) for cell in result["frechet"])
     assert set(result["nearest"]) >= {"pixels_samples", "features_held_out"}
     assert np.isfinite(result["inversions"]["codes_2"]["psnr"]["mean"])
+    assert set(result["told_apart"][features.name]) >= {"relu1_1"}
     assert Image.open(out / "g-samples.png").size == (64, 40)
     for name in ("g-nearest.png", "g-inversions.png"):
         assert (out / name).is_file()
+
+
+def test_moments_are_means_and_deviations_of_channels(features):
+    eye = load_weights(features)
+    network = backbone(eye.network, eye.config)
+    images = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
+    found = separable.moments(eye, images)
+    assert {"relu1_1", "relu2_1", "relu3_1"} == set(
+        found
+    )  # deeper ones have fewer than 4 x 4 cells
+    for tap, rows in network.apply(eye.params, images, tuple(found)).items():
+        cells = np.asarray(rows, np.float64).reshape(3, -1, rows.shape[-1])
+        expected = np.concatenate([cells.mean(1), cells.std(1)], axis=1)
+        np.testing.assert_allclose(found[tap], expected, atol=1e-5)
+
+
+def test_only_what_differs_is_told_apart():
+    rng = np.random.default_rng(0)
+    real, like = rng.normal(3, [1, 20, 0.01], size=(2, 3000, 3))
+    assert abs(separable.told_apart(real, like) - 0.5) < 0.05
+    other = np.copy(like)
+    other[:, 2] += 0.02  # two deviations: a threshold between is right in 84 of 100 cases
+    assert abs(separable.told_apart(real, other) - 0.841) < 0.02
 
 
 def test_how_far_a_network_is_ahead_is_told_pair_by_pair():

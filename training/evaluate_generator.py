@@ -1,8 +1,8 @@
 """Measures face generators: `python -m training.evaluate_generator`.
 
-Four things for every weight file: a sheet of 40 uncurated samples; the Frechet distance between
+Five things for every weight file: a sheet of 40 uncurated samples; the Frechet distance between
 samples and training faces in SqueezeNet features, beside that of two disjoint halves of the real
-set; the training faces nearest to ten samples, beside those of ten held-out faces; and how near
+set; how often a linear classifier tells them apart by what feature networks see; the training faces nearest to ten samples, beside those of ten held-out faces; and how near
 inversion comes to held-out faces with one code and with several. Writes `evaluation.json` and
 pictures; prints one table.
 """
@@ -23,6 +23,7 @@ from oeft_jax.models.generator import Generator
 from oeft_jax.weights import Weights, load_weights
 from training import cli, neighbours, photos, sheets, squeezenet
 from training.invertibility import invert
+from training.separable import moments, told_apart
 
 QUERIES = 10  # samples whose nearest training faces are shown
 REFERENCE_SIDE = 128  # pixels of the real faces that every generator is compared with
@@ -68,6 +69,16 @@ def frechet(samples: np.ndarray, side: int, real: tuple[np.ndarray, np.ndarray])
         "samples_to_real": frechet_distance(samples, real[0]),
         "real_to_real": frechet_distance(*real),
     }
+
+
+def told_apart_by(made: np.ndarray, faces: np.ndarray, args: Any) -> dict[str, dict[str, float]]:
+    """Network -> tap -> how often made pictures and as many faces are told apart; a half is chance."""
+    real = faces[halves(len(faces), len(made), args.seed)[0]].astype(np.float32) / 255
+    result = {}
+    for file in (args.features, *args.told_by):
+        seen = [moments(load_weights(file), images) for images in (real, made)]
+        result[file.name] = {tap: told_apart(seen[0][tap], seen[1][tap]) for tap in seen[0]}
+    return result
 
 
 def nearest(samples: np.ndarray, faces: np.ndarray, eye: Weights, args: Any, stem: str) -> Row:
@@ -145,6 +156,7 @@ def evaluate(weights: Weights, path: Path, real: dict[int, Any], eye: Weights, a
         embedded = squeezenet.pooled_features(eye, made)
         sides = sorted({generator.resolution, args.reference_side})
         result["frechet"] = [frechet(embedded, side, real[side]) for side in sides]
+        result["told_apart"] = told_apart_by(made, faces[: -photos.HELD_OUT], args)
     if args.neighbours:
         made = sheets.samples(generator, weights.params, seed=args.seed + 1, num=QUERIES)
         result["nearest"] = nearest(made, faces, eye, args, path.stem)
@@ -174,6 +186,8 @@ def _numbers(result: Row) -> list[tuple[str, str]]:
     for cell in result.get("frechet", []):
         text = f"{cell['samples_to_real']:.2f} (halves {cell['real_to_real']:.2f})"
         rows.append((f"Frechet at {cell['side']} px", text))
+    for name, taps in result.get("told_apart", {}).items():
+        rows += [(f"told apart, {name} {tap}", f"{share:.3f}") for tap, share in taps.items()]
     for name, cell in result.get("nearest", {}).items():
         if isinstance(cell, dict):
             rows.append((f"nearest, {name}", spread(cell)))
@@ -214,7 +228,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with faces and SqueezeNet")
     parser.add_argument("--features", type=Path, required=True, help="weights inversion looks with")
     parser.add_argument("--out", type=Path, required=True, help="folder for JSON and pictures")
-    parser.add_argument("--num", type=int, default=2000, help="samples for Frechet; 0: skip")
+    parser.add_argument(
+        "--told-by",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="weight files of feature networks that tell samples from faces, beside --features",
+    )
+    parser.add_argument(
+        "--num", type=int, default=2000, help="samples for Frechet and to be told apart; 0: skip"
+    )
     parser.add_argument("--reference-side", type=int, default=REFERENCE_SIDE, help="of real faces")
     parser.add_argument("--neighbours", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--training-faces", type=int, default=0, help="searched; 0: all")

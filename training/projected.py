@@ -87,6 +87,13 @@ def windows(images: jax.Array, side: int) -> jax.Array:
     return jnp.einsum("nahbwc,nab->nhwc", cells, shown, precision="highest")
 
 
+def taps_of(network: Backbone, side: int) -> tuple[str, ...]:
+    """Those of `TAPS` that a VGG has and that leave `SIDE` cells of a picture of `side` pixels."""
+    return tuple(
+        tap for tap in TAPS if tap in network.tap_names and side // downscale_of(tap) >= SIDE
+    )
+
+
 def projected(networks: Sequence[Backbone], resolution: int, *, width: int) -> Discriminator:
     """The discriminator on VGGs' features of pictures of `resolution`, a power of two >= 4.
 
@@ -95,8 +102,7 @@ def projected(networks: Sequence[Backbone], resolution: int, *, width: int) -> D
       width: channels of a head, which has at most twice as many as it reads.
     """
     model, view = Heads(width), min(resolution, VIEW)
-    small = [tap for tap in TAPS if view // downscale_of(tap) >= SIDE]
-    taps = [tuple(tap for tap in small if tap in network.tap_names) for network in networks]
+    taps = [taps_of(network, view) for network in networks]
 
     def see(frozen: Sequence[Params], images: jax.Array) -> Features:
         seen = {}
