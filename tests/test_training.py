@@ -621,46 +621,41 @@ def test_adversarial_training_refuses_odd_batches_and_stops_at_nan(tmp_path, dat
         train_adversarial.check_finite({"D": jnp.float32(1)}, broken, 7)
 
 
-def test_adversarial_training_goes_on_from_a_weight_file(tmp_path, data, features, fitted):
-    file = fitted.parent / "g"
-    words = flags(
-        *(*SMALL, "--resolution", 8, "--batch", 4, "--steps", 1, "--critic", "projected"),
-        *("--r1", 0, "--learning-rate", 0, "--fitted-faces", 5),
-        *("--critic-features", features, "--augment", "translation"),
-        data=data,
-        features=features,
-        work=tmp_path / "work",
-        out=tmp_path / "out.safetensors",
-        start=file,
-    )
-    args = train_adversarial.parse(words)
+@pytest.fixture
+def from_file(tmp_path, data, features, fitted):
+    """More flags -> (a run against heads on two networks that begins with a weight file, its networks)."""
+
+    def prepared(*more):
+        words = flags(
+            *(*SMALL, "--batch", 4, "--critic", "projected", "--r1", 0, "--fitted-faces", 5),
+            *("--critic-features", features, "--augment", "translation", *more),
+            data=data,
+            features=features,
+            work=tmp_path / "work",
+            out=tmp_path / "out.safetensors",
+            start=fitted.parent / "g",
+        )
+        args, eye = train_adversarial.parse(words), load_weights(features)
+        network = backbone(eye.network, eye.config)
+        return args, train_adversarial.make_networks(args, network, [network, network])
+
+    return prepared
+
+
+def test_adversarial_training_goes_on_from_a_weight_file(from_file):
+    args, networks = from_file("--resolution", 8, "--steps", 1, "--learning-rate", 0)
     state = train_adversarial.train(args)
     assert state.codes.shape == (5, 6)
-    assert_trees_equal(state.params, load_weights(file).params)
-    eye = load_weights(features)
-    network = backbone(eye.network, eye.config)
-    networks = train_adversarial.make_networks(args, network, [network, network])
+    assert_trees_equal(state.params, load_weights(args.start).params)
     fresh = networks.discriminator.init(jax.random.key(args.seed))
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.critic, fresh)
     assert min(jax.tree.leaves(moved)) > 0
 
 
-def test_adversarial_training_grows_a_weight_file(tmp_path, data, features, fitted):
-    file = fitted.parent / "g"
-    words = flags(
-        *(*SMALL, "--resolution", 16, "--batch", 4, "--steps", 2, "--critic", "projected"),
-        *("--r1", 0, "--fitted-faces", 5, "--frozen-steps", 2),
-        data=data,
-        features=features,
-        work=tmp_path / "work",
-        out=tmp_path / "out.safetensors",
-        start=file,
-    )
-    args = train_adversarial.parse(words)
-    network = backbone("vgg", load_weights(features).config)
-    networks = train_adversarial.make_networks(args, network, [network])
+def test_adversarial_training_grows_a_weight_file(from_file, data):
+    args, networks = from_file("--resolution", 16, "--steps", 2, "--frozen-steps", 2)
     faces = photos.load_faces(data, 16)[:-NUM_HELD_OUT]
-    begun, small = train_adversarial.begin(args, networks, faces), load_weights(file).params
+    begun, small = train_adversarial.begin(args, networks, faces), load_weights(args.start).params
     state = train_adversarial.train(args)
     assert_trees_equal(state.codes, begun.codes)
     for name in ("layer0", "layer1", "layer2", "layer3"):

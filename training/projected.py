@@ -9,8 +9,8 @@ more depth. A narrow network alone can be deceived by pictures that anybody call
 whole VGG-19, as deep as it is at hand, is worth its time.
 
 Large pictures are judged as views of `VIEW` pixels a side, each view by heads of its own: the whole,
-scaled down, for what is where, and at every larger size one window, for detail. At 128 px that
-takes half the time of judging all of the picture at once.
+scaled down, for what is where, and at every larger size one window, for detail. The networks read
+twice the pixels of a view for a picture of 128 px, and not four times.
 """
 
 from collections.abc import Sequence
