@@ -96,7 +96,7 @@ def over(measure: str, ours: float, warp: float) -> float:
 def summary_of(
     rows: Sequence[dict[str, Any]], early: int, steps: int, config: RefineConfig
 ) -> dict[str, Any]:
-    """By SSIM, the geometric means over hypotheses of every measure over the warp's; giving up.
+    """By SSIM, the geometric means over hypotheses of what all have of the measures; giving up.
 
     Pairs count as used in the end where any hypothesis could be; the run's choice is one of them.
     """
@@ -104,9 +104,11 @@ def summary_of(
     for high in LIMITS:
         inside = [row["over the warp"] for row in rows if low <= row["SSIM"] < high]
         if inside:
+            shared = set.intersection(*map(set, inside))  # labelled pairs have a measure more
             means = {
                 name: float(np.exp(np.mean([np.log(row[name]) for row in inside])))
                 for name in inside[0]
+                if name in shared
             }
             better = np.mean([np.mean(np.log(list(row.values()))) <= 0 for row in inside])
             part = {"SSIM from": low, "to": high, "hypotheses": len(inside)}

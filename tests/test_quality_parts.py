@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from tiny_networks import NETWORKS
 
+from benchmarks import refining
 from benchmarks.quality import contest, inversions, judge, rules, selections, summary
 from benchmarks.quality.comparators import (
     COMPARATORS,
@@ -31,7 +32,13 @@ from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.runs import Kept
 from oeft_jax import correspondence, golden, inversion, loss_terms, metrics, selection
 from oeft_jax._checks import InputError
-from oeft_jax.config import Config, CorrespondenceConfig, InversionConfig, SelectionConfig
+from oeft_jax.config import (
+    Config,
+    CorrespondenceConfig,
+    InversionConfig,
+    RefineConfig,
+    SelectionConfig,
+)
 from oeft_jax.image import resize
 from oeft_jax.inversion import Hypothesis
 from oeft_jax.losses import gram
@@ -565,3 +572,32 @@ def test_nothing_of_the_benchmark_imports_from_tests():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert not {name.split(".")[0] for name in names} & test_modules, path
+
+
+def test_refining_summary_takes_the_measures_that_all_pairs_have():
+    def row(pair, steps, ssim, **over):
+        return {
+            "pair": pair,
+            "steps": steps,
+            "SSIM": ssim,
+            "score over the warp": 1.2 - ssim / 2,
+            "given up": pair == "plain" and steps == 50,
+            "over the warp": over,
+        }
+
+    rows = [
+        row("labelled", 50, 0.80, edges=1.0, style=3.0),
+        row("labelled", 150, 0.93, edges=0.5, style=0.9),
+        row("plain", 50, 0.81, edges=4.0),
+        row("plain", 150, 0.84, edges=1.1),
+    ]
+    found = refining.summary_of(rows, 50, 150, RefineConfig(limit=0.9))
+    low, high = found["by SSIM"]
+    assert (low["hypotheses"], high["hypotheses"]) == (3, 1)
+    assert np.isclose(low["edges"], 4.4 ** (1 / 3))
+    assert "style" not in low
+    assert (high["edges"], high["style"]) == (0.5, 0.9)
+    assert (low["as good as the warp"], high["as good as the warp"]) == (0, 1)
+    assert found["used in the end"] == ["labelled"]
+    assert (found["given up"], found["given up wrongly"]) == (["plain"], [])
+    assert np.isclose(found["largest rise of the best SSIM after a third"], 0.13)
