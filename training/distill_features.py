@@ -136,7 +136,7 @@ def train(args: argparse.Namespace) -> State:
     if checkpoint.latest(args.work) is not None:
         state = checkpoint.restore(args.work, blank(start, key))
     elif args.start is not None:
-        state = start(key)._replace(params=started(args.start, "vgg", CONFIG))
+        state = start(key)._replace(params=started(args.start, "vgg", CONFIG)[0])
     else:
         state = start(key)
     arrays = teachers.read(args.data)

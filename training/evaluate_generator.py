@@ -9,8 +9,9 @@ pictures; prints one table.
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -42,16 +43,24 @@ def halves(total: int, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return order[:num], order[num : 2 * num]
 
 
-def real_halves(
-    data: Path, side: int, num: int, eye: Weights, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features of two disjoint halves of the training faces, `num` each, at `side` pixels."""
+class Real(NamedTuple):
+    """What is known of real faces of one size."""
+
+    halves: tuple[np.ndarray, np.ndarray]  # SqueezeNet features of two disjoint sets
+    moments: dict[
+        str, dict[str, np.ndarray]
+    ]  # of the first: network, tap -> as `separable.moments`
+
+
+def real_faces(
+    data: Path, side: int, num: int, eye: Weights, seed: int, tellers: Mapping[str, Weights]
+) -> Real:
+    """Two disjoint halves of the training faces, `num` each, at `side` pixels."""
     real = photos.load_faces(data, side)[: -photos.HELD_OUT]
-    first, second = halves(len(real), num, seed)
-    return (
-        squeezenet.pooled_features(eye, real[first]),
-        squeezenet.pooled_features(eye, real[second]),
-    )
+    first, second = (real[rows] for rows in halves(len(real), num, seed))
+    both = squeezenet.pooled_features(eye, first), squeezenet.pooled_features(eye, second)
+    shown = first.astype(np.float32) / 255
+    return Real(both, {name: moments(teller, shown) for name, teller in tellers.items()})
 
 
 def frechet(samples: np.ndarray, side: int, real: tuple[np.ndarray, np.ndarray]) -> Row:
@@ -71,13 +80,14 @@ def frechet(samples: np.ndarray, side: int, real: tuple[np.ndarray, np.ndarray])
     }
 
 
-def told_apart_by(made: np.ndarray, faces: np.ndarray, args: Any) -> dict[str, dict[str, float]]:
+def told_apart_by(
+    tellers: Mapping[str, Weights], made: np.ndarray, real: Real
+) -> dict[str, dict[str, float]]:
     """Network -> tap -> how often made pictures and as many faces are told apart; a half is chance."""
-    real = faces[halves(len(faces), len(made), args.seed)[0]].astype(np.float32) / 255
     result = {}
-    for file in (args.features, *args.told_by):
-        seen = [moments(load_weights(file), images) for images in (real, made)]
-        result[file.name] = {tap: told_apart(seen[0][tap], seen[1][tap]) for tap in seen[0]}
+    for name, teller in tellers.items():
+        theirs = moments(teller, made)
+        result[name] = {tap: told_apart(real.moments[name][tap], theirs[tap]) for tap in theirs}
     return result
 
 
@@ -135,12 +145,20 @@ def inversions(
     return result
 
 
-def evaluate(weights: Weights, path: Path, real: dict[int, Any], eye: Weights, args: Any) -> Row:
+def evaluate(
+    weights: Weights,
+    path: Path,
+    real: dict[int, Real],
+    eye: Weights,
+    tellers: Mapping[str, Weights],
+    args: Any,
+) -> Row:
     """Everything about one weight file; pictures are named after it.
 
     Args:
-      real: side in pixels -> features of both halves of the real faces.
-      eye: the network of all features.
+      real: by the side in pixels.
+      eye: the network of the Frechet distance and of neighbours.
+      tellers: networks that tell samples from faces, by name.
     """
     generator = build(weights.network, weights.config)
     result: Row = {
@@ -155,8 +173,8 @@ def evaluate(weights: Weights, path: Path, real: dict[int, Any], eye: Weights, a
         made = sheets.samples(generator, weights.params, seed=args.seed + 1, num=args.num)
         embedded = squeezenet.pooled_features(eye, made)
         sides = sorted({generator.resolution, args.reference_side})
-        result["frechet"] = [frechet(embedded, side, real[side]) for side in sides]
-        result["told_apart"] = told_apart_by(made, faces[: -photos.HELD_OUT], args)
+        result["frechet"] = [frechet(embedded, side, real[side].halves) for side in sides]
+        result["told_apart"] = told_apart_by(tellers, made, real[generator.resolution])
     if args.neighbours:
         made = sheets.samples(generator, weights.params, seed=args.seed + 1, num=QUERIES)
         result["nearest"] = nearest(made, faces, eye, args, path.stem)
@@ -204,11 +222,13 @@ def main(args: argparse.Namespace) -> list[Row]:
     args.out.mkdir(parents=True, exist_ok=True)
     clock, files = cli.Clock(), [load_weights(path) for path in args.generators]
     sides = {build(file.network, file.config).resolution for file in files}
+    tellers = {path.name: load_weights(path) for path in (args.features, *args.told_by)}
     eye, real, results = squeezenet.read(args.data), {}, []
     for side in {args.reference_side, *sides} if args.num else ():
-        real[side] = real_halves(args.data, side, args.num, eye, args.seed)
+        own = tellers if side in sides else {}
+        real[side] = real_faces(args.data, side, args.num, eye, args.seed, own)
     for weights, path in zip(files, args.generators, strict=True):
-        results.append(evaluate(weights, path, real, eye, args))
+        results.append(evaluate(weights, path, real, eye, tellers, args))
         run = {
             "seed": args.seed,
             "jax": jax.__version__,

@@ -33,19 +33,18 @@ def add_start_flags(parser: argparse.ArgumentParser, beside: str) -> None:
     )
 
 
-def started(file: Path, network: str, config: Mapping[str, Any]) -> Params:
-    """The weights of a file.
+def started(file: Path, network: str, *configs: Mapping[str, Any]) -> tuple[Params, int]:
+    """The weights of a file, and which of `configs` it has.
 
     Raises:
       InputError: it cannot be read, or holds another network.
     """
     weights = load_weights(file)
-    found, wanted = (json.dumps(x, sort_keys=True) for x in (weights.config, dict(config)))
-    if weights.network != network or found != wanted:
-        raise InputError(
-            f"--start {file}: holds {weights.network} {found}; accepted: {network} {wanted}."
-        )
-    return jax.tree.map(jnp.asarray, weights.params)
+    found, *wanted = (json.dumps(dict(x), sort_keys=True) for x in (weights.config, *configs))
+    if weights.network != network or found not in wanted:
+        accepted = " or ".join(f"{network} {config}" for config in wanted)
+        raise InputError(f"--start {file}: holds {weights.network} {found}; accepted: {accepted}.")
+    return jax.tree.map(jnp.asarray, weights.params), wanted.index(found)
 
 
 def held(updates: Params, step: jax.Array, frozen_steps: int) -> Params:

@@ -91,10 +91,15 @@ def critic_loss(
     return loss, {"D": loss, "real": jnp.mean(real_score), "made": jnp.mean(made_score)}
 
 
-def r1_penalty(critic: Params, images: jax.Array, look: Any, discriminator: Discriminator) -> Any:
-    """Mean |dD / dx|^2 of pictures x [n, s, s, 3], which `look` makes into what is judged."""
-    slope = jax.grad(lambda x: jnp.sum(discriminator.judge(critic, look(x))))(images)
-    return jnp.mean(jnp.sum(slope**2, axis=(1, 2, 3)))
+def r1_penalty(
+    critic: Params, images: jax.Array, frozen: Sequence[Params], *, discriminator: Discriminator
+) -> jax.Array:
+    """Mean |dD / dx|^2 of pictures x [n, s, s, 3] in [-1, 1]."""
+
+    def score(images: jax.Array) -> jax.Array:
+        return jnp.sum(discriminator.judge(critic, discriminator.see(frozen, images)))
+
+    return jnp.mean(jnp.sum(jax.grad(score)(images) ** 2, axis=(1, 2, 3)))
 
 
 def generator_loss(seen: Any, critic: Params, *, discriminator: Discriminator) -> jax.Array:
@@ -126,29 +131,28 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
         noise_key = jax.random.fold_in(key, 1)
         return reconstruction((params, codes[rows]), images, features, noise_key)[0]
 
-    def look(images: jax.Array, key: jax.Array, frozen: Frozen) -> Any:
-        return networks.discriminator.see(frozen.seen_by, augment(key, images, args.augment))
-
     def step(
         key: jax.Array, state: State, faces: jax.Array, frozen: Frozen, *, with_r1: bool
     ) -> tuple[State, Terms]:
         keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
         rows = jax.random.randint(keys[0], (args.batch,), 0, 2 * len(faces))
-        images = pictures(faces, rows) * 2 - 1
-        real = look(images, keys[2], frozen)
+        images = augment(keys[2], pictures(faces, rows) * 2 - 1, args.augment)
+        real = networks.discriminator.see(frozen.seen_by, images)
         latents = jax.random.normal(keys[1], (args.batch, networks.generator.code_dim))
 
         # made and looked at once: judged for the discriminator, then by what that has become
         def make(params: Params) -> Any:
-            return look(networks.generator.sample(params, latents), keys[3], frozen)
+            made = augment(keys[3], networks.generator.sample(params, latents), args.augment)
+            return networks.discriminator.see(frozen.seen_by, made)
 
         made, to_params = jax.vjp(make, state.params)
 
         def judge(critic: Params) -> tuple[jax.Array, Terms]:
             loss, terms = critic_loss(critic, real, made, discriminator=networks.discriminator)
             if with_r1:
-                own = partial(look, key=keys[2], frozen=frozen)
-                terms["R1"] = r1_penalty(critic, images, own, networks.discriminator)
+                terms["R1"] = r1_penalty(
+                    critic, images, frozen.seen_by, discriminator=networks.discriminator
+                )
                 loss = loss + args.r1 * R1_EVERY / 2 * terms["R1"]
             return loss, terms
 
@@ -168,8 +172,8 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
             grads = jax.tree.map(lambda a, b: a + args.reconstruction * b, grads, more)
         updates, opt_state = networks.optimizer.update(grads, state.opt_state)
         if args.frozen_steps:
-            early, free = held(updates, state.step, args.frozen_steps), largest_layers(updates)
-            updates = {name: (updates if name in free else early)[name] for name in updates}
+            older = {name: updates[name] for name in updates.keys() - largest_layers(updates)}
+            updates = {**updates, **held(older, state.step, args.frozen_steps)}
         params = optax.apply_updates(state.params, updates)
         average = averaged(state.average, params, state.step, most=args.average)
         state = state._replace(
@@ -245,12 +249,11 @@ def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> St
         like = blank(lambda: begun(fresh(), codes))
         return checkpoint.restore(args.work, like)
     if args.start is not None:
-        is_half = load_weights(args.start).config.get("resolution") == lower["resolution"]
-        held_config = lower if is_half else config
-        params = started(args.start, "pggan", held_config)
-        own = photos.load_faces(args.data, held_config["resolution"])[:num_codes]
+        params, is_half = started(args.start, "pggan", config, lower)
+        own = photos.load_faces(args.data, lower["resolution"]) if is_half else faces
         start = train_generator.principal_codes(faces, args.code_dim)[:num_codes]
-        codes = fitted_codes(pggan(**held_config), params, own, start)
+        generator = pggan(**(lower if is_half else config))
+        codes = fitted_codes(generator, params, own[:num_codes], start)
         return begun(train_generator.grown(fresh(), params) if is_half else params, codes)
     if args.from_work is not None:
         run = train_generator.restored(args.from_work, config, num_codes)

@@ -209,7 +209,7 @@ def begin(
         return restored(args.work, config, len(faces))
     start = partial(init, jax.random.key(args.seed), generator, optimizer)
     if args.start is not None:
-        params = started(args.start, "pggan", config)
+        params, _ = started(args.start, "pggan", config)
         state = start(principal_codes(faces, args.code_dim))
         return state._replace(params=params, average=jax.tree.map(jnp.copy, params))
     if args.grow_from is None:
