@@ -1,6 +1,7 @@
 """The training and evaluation scripts: their parts against oracles, and every command for a few
 steps on data made here."""
 
+import argparse
 import json
 import zipfile
 from io import BytesIO
@@ -613,7 +614,7 @@ def test_adversarial_training_refuses_odd_batches_and_stops_at_nan(tmp_path, dat
     for batch in ("2", "6"):
         with pytest.raises(InputError, match="accepted: "):
             train_adversarial.train(train_adversarial.parse([*words, "--batch", batch]))
-    empty = train_adversarial.State(*[{"kernel": jnp.zeros(2)}] * 7)
+    empty = train_adversarial.State(*[{"kernel": jnp.zeros(2)}] * 8)
     train_adversarial.check_finite({"D": jnp.float32(1)}, empty, 7)
     with pytest.raises(InputError, match="step 7: D is not finite; the last saved state"):
         train_adversarial.check_finite({"D": jnp.float32(np.nan)}, empty, 7)
@@ -663,6 +664,26 @@ def test_adversarial_training_grows_a_weight_file(from_file, data):
         assert_trees_equal(state.params[name], small[name])
     for name in ("layer4", "layer5", "output"):
         assert np.abs(state.params[name]["kernel"] - begun.params[name]["kernel"]).max() > 0
+
+
+def test_adversarial_training_with_matching_resumes_exactly(from_file):
+    args, _ = from_file(*("--resolution", 8, "--steps", 3, "--matching", 0.1), "--matched-faces", 8)
+    unbroken = train_adversarial.train(args)
+    assert set(unbroken.shift) >= {"x1_pixels", "x1_0_relu1_1", "x1_1_relu1_1"}
+    assert min(float(jnp.abs(x).max()) for x in jax.tree.leaves(unbroken.shift)) > 0
+    other = {"work": args.work.parent / "other", "out": args.work.parent / "other.safetensors"}
+    first = argparse.Namespace(**{**vars(args), **other, "steps": 1})
+    train_adversarial.train(first)
+    assert_trees_equal(
+        train_adversarial.train(argparse.Namespace(**{**vars(first), "steps": 3})), unbroken
+    )
+
+
+@pytest.mark.parametrize("flag", [("--matching", "0.1"), ("--critic-features", "f.safetensors")])
+def test_what_only_a_projected_critic_reads_is_refused_with_another(tmp_path, data, features, flag):
+    words = flags(*SMALL, *flag, data=data, features=features, work=tmp_path, out=tmp_path / "g")
+    with pytest.raises(InputError, match="--critic own; accepted: --critic projected"):
+        train_adversarial.train(train_adversarial.parse(words))
 
 
 def test_generator_evaluation_writes_numbers_and_pictures(tmp_path, data, features, fitted):

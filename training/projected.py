@@ -25,6 +25,7 @@ from oeft_jax.models.layers import average_pool
 from oeft_jax.models.pggan import LEAK
 from oeft_jax.models.vgg import downscale_of
 from training.discriminator import Discriminator, EqualisedConv, EqualisedDense
+from training.moment_matching import channel_moments
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 PIXELS = "pixels"  # the picture itself, as another depth
@@ -56,9 +57,7 @@ class Heads(nn.Module):
 
     def moments(self, tap: str, x: jax.Array) -> jax.Array:
         """A score of the whole."""
-        deviation = jnp.sqrt(jnp.var(x, axis=(1, 2)) + 1e-4)
-        x = jnp.concatenate([jnp.mean(x, axis=(1, 2)), deviation], axis=1)
-        x = jax.nn.standardize(x, axis=1)
+        x = jax.nn.standardize(channel_moments(x), axis=1)
         x = nn.leaky_relu(EqualisedDense(self.width, name=f"{tap}_moments")(x), LEAK)
         x = EqualisedDense(1, gain=1.0, name=f"{tap}_moments_score")(x)
         return jnp.broadcast_to(x, (len(x), SIDE**2))

@@ -24,12 +24,12 @@ import optax
 
 from oeft_jax import checkpoint
 from oeft_jax._checks import InputError, check_range
-from oeft_jax._types import Params, Terms
+from oeft_jax._types import Features, Params, Terms
 from oeft_jax.models.backbone import Backbone, backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.models.pggan import pggan
 from oeft_jax.weights import load_weights, save_weights
-from training import cli, photos, sheets, train_generator
+from training import cli, moment_matching, photos, sheets, train_generator
 from training.diff_augment import KINDS, augment
 from training.discriminator import GROUP, Discriminator, discriminator
 from training.projected import projected
@@ -51,13 +51,15 @@ class State(NamedTuple):
     opt_state: optax.OptState
     critic_opt_state: optax.OptState
     codes: jax.Array  # [k, d], of the faces and then of their mirror images, or of some; constant
+    shift: Features  # as `moment_matching.tracked`; nothing without --matching
 
 
 class Frozen(NamedTuple):
-    """Weights that are not trained."""
+    """What is not trained."""
 
     features: Params  # of the network of the reconstruction
     seen_by: tuple[Params, ...]  # of those that the discriminator sees with
+    real: moment_matching.Known | None = None  # with --matching
 
 
 class Networks(NamedTuple):
@@ -164,7 +166,14 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
         fool = partial(generator_loss, discriminator=networks.discriminator)
         terms["G"], slope = jax.value_and_grad(fool)(made, state.critic)
         share = jnp.minimum(1.0, (state.step + 1) / max(args.ramp, 1))
-        (grads,) = to_params(jax.tree.map(lambda x: share * x, slope))
+        slope = jax.tree.map(lambda x: share * x, slope)
+        shift = state.shift
+        if frozen.real is not None:
+            shift = moment_matching.tracked(shift, made, frozen.real)
+            terms["matching"] = moment_matching.distance(shift)
+            more = jax.grad(moment_matching.pull)(made, shift, frozen.real)
+            slope = jax.tree.map(lambda a, b: a + args.matching * b, slope, more)
+        (grads,) = to_params(slope)
         if args.reconstruction:
             terms["reconstruction"], more = jax.value_and_grad(rebuilt)(
                 state.params, faces, state.codes, frozen.features, keys[4]
@@ -177,14 +186,37 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
         params = optax.apply_updates(state.params, updates)
         average = averaged(state.average, params, state.step, most=args.average)
         state = state._replace(
-            step=state.step + 1, params=params, average=average, opt_state=opt_state
+            step=state.step + 1, params=params, average=average, opt_state=opt_state, shift=shift
         )
         return state, terms
 
     return jax.jit(step, donate_argnums=1, static_argnames="with_r1")
 
 
-def init(key: jax.Array, networks: Networks, params: Params, codes: Any) -> State:
+def real_moments(args: argparse.Namespace, networks: Networks, frozen: Frozen, faces: Any) -> Any:
+    """What the discriminator sees in real pictures taken together, or None without --matching."""
+    if not args.matching:
+        return None
+
+    @jax.jit
+    def see(key: jax.Array, faces: jax.Array, seen_by: Any) -> Features:
+        keys = jax.random.split(key)
+        rows = jax.random.randint(keys[0], (args.batch,), 0, 2 * len(faces))
+        images = augment(keys[1], pictures(faces, rows) * 2 - 1, args.augment)
+        seen = networks.discriminator.see(seen_by, images)
+        return {tap: moment_matching.channel_moments(x) for tap, x in seen.items()}
+
+    keys = jax.random.split(jax.random.key(args.seed + 2), -(-args.matched_faces // args.batch))
+    return moment_matching.known(see(key, faces, frozen.seen_by) for key in keys)
+
+
+def init(
+    key: jax.Array,
+    networks: Networks,
+    params: Params,
+    codes: Any,
+    real: moment_matching.Known | None = None,
+) -> State:
     """A random discriminator against the generator `params`."""
     critic = networks.discriminator.init(key)
     return State(
@@ -195,6 +227,7 @@ def init(key: jax.Array, networks: Networks, params: Params, codes: Any) -> Stat
         networks.optimizer.init(params),
         networks.critic_optimizer.init(critic),
         jnp.asarray(codes),
+        {} if real is None else moment_matching.nothing(real),
     )
 
 
@@ -237,12 +270,17 @@ def fitted_codes(
     return np.concatenate(found)
 
 
-def begin(args: argparse.Namespace, networks: Networks, faces: np.ndarray) -> State:
+def begin(
+    args: argparse.Namespace,
+    networks: Networks,
+    faces: np.ndarray,
+    real: moment_matching.Known | None = None,
+) -> State:
     """The state to go on from: of `--work`, of another run, or a random generator."""
     key, config = jax.random.key(args.seed), train_generator.generator_config(args)
     lower = {**config, "resolution": args.resolution // 2}
     fresh = partial(networks.generator.init, jax.random.fold_in(key, 1))
-    begun = partial(init, key, networks)
+    begun = partial(init, key, networks, real=real)
     num_codes = 2 * len(faces) if args.start is None else min(args.fitted_faces, len(faces))
     if checkpoint.latest(args.work) is not None:
         codes = np.zeros((num_codes, args.code_dim), np.float32)
@@ -318,6 +356,11 @@ def check_finite(terms: Terms, state: State, done: int) -> None:
 def train(args: argparse.Namespace) -> State:
     """Trains, saving every `--save-every` steps; continues what `--work` holds."""
     check_range("--batch", args.batch, GROUP)
+    if args.critic != PROJECTED and (args.matching or args.critic_features):
+        raise InputError(
+            f"--matching and --critic-features are not accepted with --critic {args.critic}; "
+            f"accepted: --critic {PROJECTED}."
+        )
     if args.batch % GROUP:
         raise InputError(f"--batch {args.batch} is not accepted; accepted: multiples of {GROUP}.")
     clock = cli.Clock(args.minutes)
@@ -327,9 +370,11 @@ def train(args: argparse.Namespace) -> State:
     params = tuple(weights.params for weights in loaded)
     frozen = Frozen(params[0], params if args.critic == PROJECTED else ())
     faces = photos.load_faces(args.data, args.resolution)[: -photos.HELD_OUT]
-    state = begin(args, networks, faces)
+    on_device = jax.device_put(faces)
+    frozen = frozen._replace(real=real_moments(args, networks, frozen, on_device))
+    state = begin(args, networks, faces, frozen.real)
     step, key = make_step(networks, args), jax.random.key(args.seed + 1)
-    on_device, done = jax.device_put(faces), int(state.step)
+    done = int(state.step)
     logged, logged_at = done, clock.seconds()
     is_last = done >= args.steps
     while not is_last:
@@ -386,6 +431,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=tuple(KINDS),
         default=list(KINDS),
         help="of what the discriminator sees",
+    )
+    parser.add_argument(
+        "--matching",
+        type=float,
+        default=0,
+        help="with --critic projected: weight of matching what it sees in real pictures taken together",
+    )
+    parser.add_argument(
+        "--matched-faces", type=int, default=2048, help="that are taken together for it"
     )
     parser.add_argument("--critic-base", type=int, default=0, help="0: as --fmap-base")
     parser.add_argument("--critic-max", type=int, default=0, help="0: as --fmap-max or 64")
