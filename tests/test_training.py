@@ -707,6 +707,20 @@ def test_generator_evaluation_writes_numbers_and_pictures(tmp_path, data, featur
         assert (out / name).is_file()
 
 
+def test_files_that_numbers_could_not_be_told_apart_by_are_refused(tmp_path, data, features):
+    file = tmp_path / "g.safetensors"
+    config = {"resolution": 8, "z_dim": 6, "fmap_base": 64, "fmap_max": 4}
+    params = build_generator("pggan", config).init(jax.random.key(0))
+    save_weights(file, params, network="pggan", config=config)
+    words = {"data": data, "features": features, "out": tmp_path / "out"}
+    for wrong, message in (
+        ((file, file), "two generators have the same file name"),
+        ((file, "--told-by", features), "--told-by and --features: two files have the same name"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate_generator.main(evaluate_generator.parse(flags(*wrong, **words)))
+
+
 def test_moments_are_means_and_deviations_of_channels(features):
     eye = load_weights(features)
     network = backbone(eye.network, eye.config)

@@ -223,6 +223,11 @@ def main(args: argparse.Namespace) -> list[Row]:
     clock, files = cli.Clock(), [load_weights(path) for path in args.generators]
     sides = {build(file.network, file.config).resolution for file in files}
     tellers = {path.name: load_weights(path) for path in (args.features, *args.told_by)}
+    if len(tellers) <= len(args.told_by):
+        raise InputError(
+            "--told-by and --features: two files have the same name, which numbers go by; accepted: "
+            "files of different names."
+        )
     eye, real, results = squeezenet.read(args.data), {}, []
     for side in {args.reference_side, *sides} if args.num else ():
         own = tellers if side in sides else {}
