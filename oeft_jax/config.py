@@ -142,7 +142,7 @@ class RefineConfig:
         0.9, "auto: least SSIM of down(y) with the warp", flag="refine-limit", low=-1, high=1
     )
     give_up: float = option(
-        0.2,
+        0.15,
         "auto: how far below that limit every hypothesis must be after a third of the inversion "
         "steps for the rest to be left out; 1 always takes all steps",
         flag="refine-give-up",
