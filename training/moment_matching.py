@@ -3,9 +3,8 @@
 Generative feature matching (dos Santos et al. 2019, 1904.02762): over pictures, each channel's mean and
 deviation have a mean and a spread, which are compared between made and real pictures; they are tracked
 over steps, since a batch alone says little. Both are along the axes of the covariance over real
-pictures, each over its own deviation, so a difference of means counts as much as the best linear
-critic could make of it (Mahalanobis) and a lack of variety as much as that of any other
-axis. In closed form: nothing to train, and nothing that a generator can run ahead of.
+pictures, each over its own deviation, so means differ by as much as the best linear critic could
+make of them (Mahalanobis). In closed form: nothing to train, and nothing to run ahead of.
 """
 
 from collections.abc import Iterable
