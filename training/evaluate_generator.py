@@ -47,9 +47,8 @@ class Real(NamedTuple):
     """What is known of real faces of one size."""
 
     halves: tuple[np.ndarray, np.ndarray]  # SqueezeNet features of two disjoint sets
-    moments: dict[
-        str, dict[str, np.ndarray]
-    ]  # of the first: network, tap -> as `separable.moments`
+    # network -> tap -> as `separable.moments` of the first set
+    moments: dict[str, dict[str, np.ndarray]]
 
 
 def real_faces(

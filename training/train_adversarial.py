@@ -84,6 +84,14 @@ def pictures(faces: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
+def real_batch(
+    row_key: jax.Array, augment_key: jax.Array, faces: jax.Array, args: argparse.Namespace
+) -> jax.Array:
+    """Faces as the discriminator is shown them. -> [batch, s, s, 3], in [-1, 1] before augmentation."""
+    rows = jax.random.randint(row_key, (args.batch,), 0, 2 * len(faces))
+    return augment(augment_key, pictures(faces, rows) * 2 - 1, args.augment)
+
+
 def critic_loss(
     critic: Params, real: Any, made: Any, *, discriminator: Discriminator
 ) -> tuple[jax.Array, Terms]:
@@ -137,8 +145,7 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
         key: jax.Array, state: State, faces: jax.Array, frozen: Frozen, *, with_r1: bool
     ) -> tuple[State, Terms]:
         keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
-        rows = jax.random.randint(keys[0], (args.batch,), 0, 2 * len(faces))
-        images = augment(keys[2], pictures(faces, rows) * 2 - 1, args.augment)
+        images = real_batch(keys[0], keys[2], faces, args)
         real = networks.discriminator.see(frozen.seen_by, images)
         latents = jax.random.normal(keys[1], (args.batch, networks.generator.code_dim))
 
@@ -193,7 +200,9 @@ def make_step(networks: Networks, args: argparse.Namespace) -> Any:
     return jax.jit(step, donate_argnums=1, static_argnames="with_r1")
 
 
-def real_moments(args: argparse.Namespace, networks: Networks, frozen: Frozen, faces: Any) -> Any:
+def real_moments(
+    args: argparse.Namespace, networks: Networks, frozen: Frozen, faces: jax.Array
+) -> moment_matching.Known | None:
     """What the discriminator sees in real pictures taken together, or None without --matching."""
     if not args.matching:
         return None
@@ -201,8 +210,7 @@ def real_moments(args: argparse.Namespace, networks: Networks, frozen: Frozen, f
     @jax.jit
     def see(key: jax.Array, faces: jax.Array, seen_by: Any) -> Features:
         keys = jax.random.split(key)
-        rows = jax.random.randint(keys[0], (args.batch,), 0, 2 * len(faces))
-        images = augment(keys[1], pictures(faces, rows) * 2 - 1, args.augment)
+        images = real_batch(keys[0], keys[1], faces, args)
         seen = networks.discriminator.see(seen_by, images)
         return {tap: moment_matching.channel_moments(x) for tap, x in seen.items()}
 
@@ -356,13 +364,13 @@ def check_finite(terms: Terms, state: State, done: int) -> None:
 def train(args: argparse.Namespace) -> State:
     """Trains, saving every `--save-every` steps; continues what `--work` holds."""
     check_range("--batch", args.batch, GROUP)
+    if args.batch % GROUP:
+        raise InputError(f"--batch {args.batch} is not accepted; accepted: multiples of {GROUP}.")
     if args.critic != PROJECTED and (args.matching or args.critic_features):
         raise InputError(
             f"--matching and --critic-features are not accepted with --critic {args.critic}; "
             f"accepted: --critic {PROJECTED}."
         )
-    if args.batch % GROUP:
-        raise InputError(f"--batch {args.batch} is not accepted; accepted: multiples of {GROUP}.")
     clock = cli.Clock(args.minutes)
     loaded = [load_weights(file) for file in (args.features, *args.critic_features)]
     eyes = [backbone(weights.network, weights.config) for weights in loaded]
