@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_networks import fill
 
 from benchmarks.quality import (
     bent,
@@ -246,14 +247,26 @@ def test_a_job_that_fails_leaves_no_row(tmp_path):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_what_is_looked_at_is_what_a_run_of_so_many_steps_gives(schedule):
+def test_what_is_looked_at_is_what_a_run_of_so_many_steps_gives(schedule, tmp_path):
     photos = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+    tiny = {
+        "features": str(fill(tmp_path) / "features.safetensors"),
+        "taps": ("relu1_1", "relu2_1"),
+        "gram_taps": ("relu1_1",),
+        "contextual_taps": ("relu2_1",),
+        "num_queries": 16,
+    }
 
     def config(steps):
         made = variants.settings("default", size=32, steps=steps)
-        stage = replace(made.correspondence, schedule=schedule, num_queries=16)
-        output = OutputConfig(size="working")
-        return replace(made, correspondence=stage, refine=RefineConfig(mode="never"), output=output)
+        stage = replace(made.correspondence, schedule=schedule, **tiny)
+        others = {
+            "inversion": replace(made.inversion, perceptual_tap="relu2_1"),
+            "selection": replace(made.selection, tap="relu2_1"),
+            "refine": RefineConfig(mode="never"),
+            "output": OutputConfig(size="working"),
+        }
+        return replace(made, correspondence=stage, **others)
 
     looks = list(tuned.looks(*photos, config(3), pipeline.load_parts(config(3)), (0, 1, 3)))
     assert [look.step for look in looks] == [0, 1, 3]
