@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.torch_augment import geometric, photometric
+from benchmarks.torch_layout import expected_places, pulled
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.correlation import STEADY
 from oeft_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
@@ -48,6 +49,13 @@ class Scales(NamedTuple):
     target: dict[str, Tensor]
 
 
+class Known(NamedTuple):
+    """What untuned networks say, where it has a weight."""
+
+    untuned: Tensor | None  # [n, p, q], what they match
+    expected: Tensor | None  # [n, p, 2], where the layout puts each source cell
+
+
 class Pair(NamedTuple):
     """What a run looks at and never changes."""
 
@@ -59,7 +67,7 @@ class Pair(NamedTuple):
     structure: dict[str, Tensor]  # tap -> [1, p, p], self-similarity of the source
     local: dict[str, list[Tensor]]  # tap -> of the source, cosines of places a step apart
     start: Tuned  # the networks as they begin
-    untuned: Tensor | None  # [1, p, q], what those match; None where it has no weight
+    known: Known  # what those match
 
 
 class Bent(NamedTuple):
@@ -288,6 +296,19 @@ def matched(
     return correlation(*sides)
 
 
+@torch.no_grad()
+def known(
+    start: Tuned, source: Tensor, target: Tensor, scales: Scales, config: CorrespondenceConfig
+) -> Known:
+    """What the networks say of images before any tuning."""
+    if not (config.prior or config.layout):
+        return Known(None, None)
+    matrix = matched(start, source, target, scales, config)
+    window, alpha = config.consensus, config.alpha
+    expected = expected_places(matrix, window=window, alpha=alpha) if config.layout else None
+    return Known(matrix if config.prior else None, expected)
+
+
 def make_loss(
     config: CorrespondenceConfig,
 ) -> Callable[[Tuned, Pair, Bent | None, Tensor], dict[str, Tensor]]:
@@ -315,12 +336,13 @@ def make_loss(
         source_cells = hypercolumn(vgg(tuned.source, source, taps), scales.source, grid)
         target_cells = hypercolumn(vgg(tuned.target, target, taps), scales.target, grid)
         matrix = correlation(source_cells, target_cells)
-        untuned = pair.untuned
-        if untuned is not None:
-            if bent is not None:
-                with torch.no_grad():
-                    untuned = matched(pair.start, source, target, scales, config)
-            matrix = (matrix + config.prior * untuned) / (1 + config.prior)
+        before = pair.known
+        if bent is not None:
+            before = known(pair.start, source, target, scales, config)
+        if before.untuned is not None:
+            matrix = (matrix + config.prior * before.untuned) / (1 + config.prior)
+        if before.expected is not None:
+            matrix = pulled(matrix, before.expected, config.layout)
         warped = warp(matrix, target, config)
         warped_cells = hypercolumn(vgg(tuned.target, warped, taps), scales.target, grid)
         contrastive = info_nce(
@@ -376,9 +398,9 @@ def init(
         maps = vgg(phi, images[0], tuple({*deep, *shallow}))
         structure = {tap: self_similarity(pooled_cells(maps[tap])) for tap in deep}
         local = {tap: local_similarities(maps[tap]) for tap in shallow}
-        untuned = matched(start, images[0], images[1], scales, config) if config.prior else None
-    known = (phi, target_style, structure, local)
-    return tuned, Pair(images[0], images[1], scales, *known, start, untuned)
+    before = known(start, images[0], images[1], scales, config)
+    fixed = (phi, target_style, structure, local, start)
+    return tuned, Pair(images[0], images[1], scales, *fixed, before)
 
 
 def leaves(tuned: Tuned) -> list[Tensor]:

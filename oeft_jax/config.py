@@ -59,6 +59,13 @@ class CorrespondenceConfig:
     prior: float = option(
         0.5, "weight of the untuned networks' correlation beside the tuned one", low=0, high=100
     )
+    layout: float = option(
+        1.0,
+        "what a match loses for each squared side that it lies from where the photos' common layout "
+        "puts it",
+        low=0,
+        high=100,
+    )
     alpha: float = option(150.0, "sharpness of the soft warp (Eq. 6)", low=0, high=1e4)
     warp: str = option("overlap", "soft warp during tuning", choices=WARPS)
     consensus: int = option(
@@ -202,6 +209,7 @@ def _paper() -> Config:
         contextual_taps=("relu3_2", "relu4_2", "relu5_2"),
         layer_scale="rms",
         prior=0.0,
+        layout=0.0,
         alpha=100.0,
         lambda_structure=0.0,
         lambda_local_structure=0.0,

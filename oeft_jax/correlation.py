@@ -36,7 +36,7 @@ class Matches(NamedTuple):
     computed twice (`dense.py`).
     """
 
-    source: jax.Array  # [n, p, c], unit vectors
+    source: jax.Array  # [n, p, c], unit vectors; longer with a layout (`layout.py`)
     target: jax.Array  # [n, q, c]
     matrix: jax.Array | None = None  # [n, p, q]; None where it would be too large
 

@@ -30,6 +30,7 @@ from oeft_jax.correlation import (
     match_features,
     unit,
 )
+from oeft_jax.layout import expected_places, pulled
 from oeft_jax.loss_terms import phi_taps, structure_of, structure_taps
 from oeft_jax.models.backbone import Backbone, used_params
 from oeft_jax.remember import remember
@@ -54,6 +55,13 @@ class CorrespondenceInfo(NamedTuple):
     finite: jax.Array  # [], bool: loss and all gradients
 
 
+class Known(NamedTuple):
+    """What the untuned networks say of a pair, where it has a weight."""
+
+    untuned: Matches | None = None  # what they match (`prior`)
+    expected: jax.Array | None = None  # [n, p, 2], where the layout puts each cell (`layout`)
+
+
 class Pair(NamedTuple):
     """What a run looks at and never changes."""
 
@@ -64,7 +72,7 @@ class Pair(NamedTuple):
     target_phi: Features  # its view of the target
     source_structure: L.Structure  # and what it sees in the source
     start: Params  # where the tuned weights began
-    untuned: Matches | None = None  # what those match, where `prior` gives it a weight
+    known: Known = Known()  # before any tuning
 
 
 class Warp(NamedTuple):
@@ -134,7 +142,7 @@ def init(
         target_phi={tap: of_target[tap] for tap in of_phi},
         source_structure=structure_of(of_source, whole, local),
         start=start,
-        untuned=_matched(queries, keys, scales, config)[0] if config.prior else None,
+        known=_known(lambda: _matched(queries, keys, scales, config)[0], config),
     )
     tuned = jax.tree.map(jnp.copy, start)  # the state is donated, `start` must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
@@ -193,11 +201,28 @@ def _matched(
 def matches_of(
     params: Params, pair: Pair, *, backbone: Backbone, config: CorrespondenceConfig
 ) -> Matches:
-    """What the pair, as it is, is matched by under given weights: M, and its prior beside it."""
+    """What the pair, as it is, is matched by under given weights: M and what is known before."""
     found, _ = correlate(
         params, pair.source, pair.target, pair.scales, backbone=backbone, config=config
     )
-    return found if pair.untuned is None else averaged(found, pair.untuned, config.prior)
+    return _guided(found, pair.known, config)
+
+
+def _known(untuned: Callable[[], Matches], config: CorrespondenceConfig) -> Known:
+    """Of a pair whose untuned matches `untuned` computes."""
+    if not (config.prior or config.layout):
+        return Known()
+    found = untuned()
+    window, alpha = config.consensus, config.alpha
+    expected = expected_places(found, window=window, alpha=alpha) if config.layout else None
+    return Known(found if config.prior else None, expected)
+
+
+def _guided(matches: Matches, known: Known, config: CorrespondenceConfig) -> Matches:
+    """M with what is known beside it."""
+    if known.untuned is not None:
+        matches = averaged(matches, known.untuned, config.prior)
+    return matches if known.expected is None else pulled(matches, known.expected, config.layout)
 
 
 def is_whole(config: CorrespondenceConfig) -> bool:
@@ -238,7 +263,7 @@ def make_loss(
 
     def loss_fn(params: Params, pair: Pair, key: jax.Array) -> tuple[jax.Array, Terms]:
         source, target, target_phi = pair.source, pair.target, pair.target_phi
-        untuned = pair.untuned
+        known = pair.known
         if config.augment:  # both pairs pass in every step, as one batch of two
             keys = jax.random.split(key, 3)
             key = keys[2]
@@ -252,10 +277,9 @@ def make_loss(
             }
         match = partial(correlate, backbone=backbone, config=config)
         matches, source_cells = match(params, source, target, pair.scales)
-        if untuned is not None:
-            if config.augment:  # of pictures that were not there before
-                untuned = match(pair.start, source, target, pair.scales)[0]
-            matches = averaged(matches, untuned, config.prior)
+        if config.augment:  # pictures that were not there before
+            known = _known(lambda: match(pair.start, source, target, pair.scales)[0], config)
+        matches = _guided(matches, known, config)
         tile = config.tile or TILE
         warped = warp_image(target, matches, alpha=config.alpha, mode=config.warp, tile=tile)
         inputs = L.LossInputs(

@@ -14,6 +14,7 @@ import pytest
 from oeft_jax import checkpoint
 from oeft_jax import correspondence as ours
 from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.layout import places
 from oeft_jax.loss_terms import default_losses
 from oeft_jax.models.backbone import backbone
 from oeft_jax.tuning import make_init
@@ -391,23 +392,40 @@ def test_resnet_is_tuned_and_its_statistics_stay(key):
 
 @pytest.mark.parametrize("tile", [0, 16], ids=["whole", "tiled"])
 def test_the_untuned_match_keeps_its_weight_in_the_tuned_one(tile):
-    settings = config(prior=0.5, tile=tile)
+    settings = config(prior=0.5, layout=2.0, tile=tile)
     state, pair = begin(settings)
     moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
     matches = ours.matches_of(moved, pair, backbone=VGG, config=settings)
-    alone = ours.matches_of(moved, pair._replace(untuned=None), backbone=VGG, config=settings)
+    bare = pair._replace(known=ours.Known())
+    alone = ours.matches_of(moved, bare, backbone=VGG, config=settings)
     assert (matches.matrix is None) == bool(tile)
     untuned, tuned, both = (
         np.einsum("npc,nqc->npq", *(np.float64(side) for side in found[:2]))
-        for found in (pair.untuned, alone, matches)
+        for found in (pair.known.untuned, alone, matches)
     )
     assert np.abs(tuned - untuned).max() > 0.05
-    np.testing.assert_allclose(both, (tuned + 0.5 * untuned) / 1.5, atol=1e-5)
+    apart = pair.known.expected[:, :, None] - places(GRID)[None, None]
+    lowered = (tuned + 0.5 * untuned) / 1.5 - 2 * np.sum(np.square(apart), axis=-1)
+    np.testing.assert_allclose(both, lowered, atol=1e-5)
 
 
-def test_a_prior_without_weight_is_not_computed_and_changes_nothing():
-    _, pair = begin(config(prior=0.0))
-    assert pair.untuned is None
+@pytest.mark.parametrize("tile", [0, 16], ids=["whole", "tiled"])
+def test_a_picture_moved_by_a_cell_is_expected_where_it_went(tile):
+    """Its texture is fine, so that hardly two places look alike; a border comes in anew."""
+    settings, cell = config(tile=tile), SIZE // GRID
+    photo, other = np.random.default_rng(2).uniform(size=(2, 1, SIZE, SIZE, 3)).astype(np.float32)
+    other[:, :, cell:] = photo[:, :, :-cell]
+    made = make_init(VGG, settings, ours.default_optimizer(settings))
+    _, pair = made(weights(VGG), jnp.asarray(photo), jnp.asarray(other))
+    moved = np.asarray(pair.known.expected[0] - places(GRID)) * GRID
+    np.testing.assert_allclose(moved.mean(0), (0, 1), atol=0.2)
+
+
+def test_what_is_known_without_weight_is_not_computed():
+    _, pair = begin(config(prior=0.0, layout=0.0))
+    assert jax.tree.leaves(pair.known) == []
+    assert begin(config(prior=0.0, layout=1.0))[1].known.untuned is None
+    assert begin(config(prior=1.0, layout=0.0))[1].known.expected is None
 
 
 def test_untuned_weights_match_as_without_a_prior():
@@ -415,7 +433,8 @@ def test_untuned_weights_match_as_without_a_prior():
     settings = config(prior=2.0)
     state, pair = begin(settings)
     warp = ours.make_warp(VGG, settings)
-    with_prior, without = (warp(state.params, p) for p in (pair, pair._replace(untuned=None)))
+    bare = pair._replace(known=pair.known._replace(untuned=None))
+    with_prior, without = (warp(state.params, p) for p in (pair, bare))
     np.testing.assert_allclose(with_prior.soft, without.soft, atol=1e-4)
 
 
@@ -429,8 +448,26 @@ def test_an_augmented_pair_has_a_prior_of_its_own():
     # At the start both halves equal what they are without one, whatever is drawn.
     plain = config(prior=0.0, augment=True)
     without = jax.jit(ours.make_loss(VGG, plain, default_losses(plain)))
-    other, _ = without(state.params, pair._replace(untuned=None), key)
+    bare = pair._replace(known=pair.known._replace(untuned=None))
+    other, _ = without(state.params, bare, key)
     np.testing.assert_allclose(loss, other, rtol=1e-4)
+
+
+def test_an_augmented_pair_has_a_layout_of_its_own():
+    """Nothing of what is known of the original pair goes into the step on both."""
+    settings = config(augment=True)
+    state, pair = begin(settings)
+    loss_fn = jax.jit(ours.make_loss(VGG, settings, default_losses(settings)))
+    other = pair._replace(known=jax.tree.map(jnp.zeros_like, pair.known))
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(
+        loss_fn(state.params, pair, key)[0], loss_fn(state.params, other, key)[0]
+    )
+    without = config(augment=True, layout=0.0)
+    loss_fn = jax.jit(ours.make_loss(VGG, without, default_losses(without)))
+    assert (
+        abs(float(loss_fn(state.params, pair, key)[0] - loss_fn(state.params, other, key)[0])) == 0
+    )
 
 
 def test_the_prior_of_a_second_pair_compiles_nothing():

@@ -33,6 +33,7 @@ CFT = CorrespondenceConfig(
     contextual_taps=("relu2_1", "relu4_1"),
     num_queries=20,
     prior=0.6,
+    layout=0.8,
     lambda_contrastive=0.7,
     lambda_perceptual=1.3,
     lambda_contextual=0.9,

@@ -15,6 +15,7 @@ PAPERS = (
     "lambda_structure",
     "lambda_local_structure",
     "prior",
+    "layout",
     "alpha",
     "augment",
     "learning_rate",
@@ -54,6 +55,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "taps scaled whole": {"layer_scale": "rms"},
     "matches alone": {"consensus": 1},
     "no prior": {"prior": 0.0, "alpha": 100.0},  # the tuned part as sharp as with one
+    "no layout": {"layout": 0.0},
+    "layout x 3": {"layout": 3.0},
     "shared weights": {"shared_weights": True},
     "temperature 0.5": {"temperature": 0.5},
     "rate that stays": {"schedule": "constant"},

@@ -332,3 +332,44 @@ def agreed(source, target, side, grid, window):
             ]
             found.append(sums)
     return np.array(found)
+
+
+def layout(at, found, sure, *, reaches, stiff, least):
+    """Where the affine map goes that most of the matches at -> found agree with. [p, 2].
+
+    A row for each match and axis, scaled by the root of its weight; weights from the last map.
+    """
+    count = len(at)
+    sure = [max(float(s), least) for s in sure]
+    linear, shift = (
+        np.zeros((2, 2)),
+        sum(s * (f - a) for s, f, a in zip(sure, found, at, strict=True)) / sum(sure),
+    )
+    for reach in reaches:
+        weights = []
+        for s, a, f in zip(sure, at, found, strict=True):
+            off = a + linear @ a + shift - f
+            weights.append(s / (1 + off @ off / reach**2) ** 2)
+        rows, wanted = [], []
+        for w, a, f in zip(weights, at, found, strict=True):
+            root = np.sqrt(w / sum(weights))
+            for axis in (0, 1):
+                row = np.zeros(6)  # linear, row by row, then shift
+                row[2 * axis : 2 * axis + 2], row[4 + axis] = a, 1
+                rows.append(root * row)
+                wanted.append(root * (f - a)[axis])
+        rows += list(np.sqrt(stiff) * np.eye(6)[:4])
+        wanted += [0.0] * 4
+        answer = np.linalg.lstsq(np.array(rows), np.array(wanted), rcond=None)[0]
+        linear, shift = answer[:4].reshape(2, 2), answer[4:]
+    return np.array([at[k] + linear @ at[k] + shift for k in range(count)])
+
+
+def lowered(matrix, expected, places, weight):
+    """M(u, v) - weight |expected(u) - places(v)|^2. [p, q]."""
+    out = np.zeros_like(matrix)
+    for u in range(matrix.shape[0]):
+        for v in range(matrix.shape[1]):
+            apart = expected[u] - places[v]
+            out[u, v] = matrix[u, v] - weight * (apart[0] ** 2 + apart[1] ** 2)
+    return out
