@@ -38,8 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no local structure loss": {"lambda_local_structure": 0.0},
     APART: {"warp": "patch"},
     "augmentation": {"augment": True},  # the paper's Figure 8
-    "Gram and structure loss x 1/2": HALVED,
-    "Gram and structure loss x 1/2 and augmentation": {**HALVED, "augment": True},
+    "Gram and structure loss x 0.5": HALVED,
+    "Gram and structure loss x 0.5 and augmentation": {**HALVED, "augment": True},
     "contrastive loss x 3": {"lambda_contrastive": 3.0},
     "Gram loss x 2": {"lambda_perceptual": 2.0},
     "Gram loss x 5": {"lambda_perceptual": 5.0},
@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "matches alone": {"consensus": 1},
     "no prior": {"prior": 0.0, "alpha": 100.0},  # the tuned part as sharp as with one
     "no layout": {"layout": 0.0},
+    "layout x 0.5": {"layout": 0.5},
     "layout x 3": {"layout": 3.0},
     "shared weights": {"shared_weights": True},
     "temperature 0.5": {"temperature": 0.5},
