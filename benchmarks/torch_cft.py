@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.torch_augment import geometric, photometric
-from benchmarks.torch_layout import expected_places, pulled
+from benchmarks.torch_layout import Layout, layout_of, pulled
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.correlation import STEADY
 from oeft_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
@@ -53,7 +53,7 @@ class Known(NamedTuple):
     """What untuned networks say, where it has a weight."""
 
     untuned: Tensor | None  # [n, p, q], what they match
-    expected: Tensor | None  # [n, p, 2], where the layout puts each source cell
+    layout: Layout | None  # what they say of where things lie
 
 
 class Pair(NamedTuple):
@@ -305,8 +305,8 @@ def known(
         return Known(None, None)
     matrix = matched(start, source, target, scales, config)
     window, alpha = config.consensus, config.alpha
-    expected = expected_places(matrix, window=window, alpha=alpha) if config.layout else None
-    return Known(matrix if config.prior else None, expected)
+    layout = layout_of(matrix, window=window, alpha=alpha) if config.layout else None
+    return Known(matrix if config.prior else None, layout)
 
 
 def make_loss(
@@ -341,8 +341,8 @@ def make_loss(
             before = known(pair.start, source, target, scales, config)
         if before.untuned is not None:
             matrix = (matrix + config.prior * before.untuned) / (1 + config.prior)
-        if before.expected is not None:
-            matrix = pulled(matrix, before.expected, config.layout)
+        if before.layout is not None:
+            matrix = pulled(matrix, before.layout, config.layout)
         warped = warp(matrix, target, config)
         warped_cells = hypercolumn(vgg(tuned.target, warped, taps), scales.target, grid)
         contrastive = info_nce(

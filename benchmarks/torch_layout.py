@@ -3,6 +3,8 @@
 Computed once for a pair, so it is written to be plain: least squares by a library's solver.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,13 +18,21 @@ def places(grid: int, like: Tensor) -> Tensor:
     return torch.cartesian_prod(one, one)
 
 
-def expected_places(matrix: Tensor, *, window: int, alpha: float) -> Tensor:
-    """Where an affine map that is fitted to the best matches puts each source cell. [n, p, 2]."""
+class Layout(NamedTuple):
+    """Where source cells are expected in the target, and the part of the matches that lie there."""
+
+    expected: Tensor  # [n, p, 2]
+    shared: Tensor  # [n]
+
+
+def layout_of(matrix: Tensor, *, window: int, alpha: float) -> Layout:
+    """An affine map, fitted to the best matches of M [n, p, q]."""
     found = torch.stack([agreed(one, window) for one in matrix])
     sure, best = torch.softmax(alpha * found, -1).max(-1)
     at = places(round(matrix.shape[1] ** 0.5), matrix)
     ends = places(round(matrix.shape[2] ** 0.5), matrix)
-    return torch.stack([fitted(at, ends[b], s) for b, s in zip(best, sure, strict=True)])
+    each = [fitted(at, ends[b], s) for b, s in zip(best, sure, strict=True)]
+    return Layout(*(torch.stack(parts) for parts in zip(*each, strict=True)))
 
 
 def agreed(matrix: Tensor, window: int) -> Tensor:
@@ -38,24 +48,27 @@ def agreed(matrix: Tensor, window: int) -> Tensor:
     return total.reshape(matrix.shape) / window**2
 
 
-def fitted(at: Tensor, found: Tensor, sure: Tensor) -> Tensor:
-    """The affine map's places, [p, 2]; matches are weighed by how far off they were, again and again."""
+def fitted(at: Tensor, found: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:
+    """The map's places [p, 2] and the part of the matches there; far ones count less and less."""
     terms, moved = F.pad(at, (0, 1), value=1.0), found - at
     sure = sure.clamp(min=LEAST)
+    sure = sure / sure.sum()
     stiff = STIFF**0.5 * torch.eye(3, dtype=at.dtype, device=at.device)[:2]
     change = torch.zeros(3, 2, dtype=at.dtype, device=at.device)
-    change[2] = (sure[:, None] * moved).sum(0) / sure.sum()
+    change[2] = (sure[:, None] * moved).sum(0)
     for reach in REACHES:
         off = (terms @ change - moved).square().sum(1)
         weights = sure / (1 + off / reach**2) ** 2
         root = (weights / weights.sum()).sqrt()[:, None]
         rows = torch.cat([root * terms, stiff])
         change = torch.linalg.lstsq(rows, F.pad(root * moved, (0, 0, 0, 2))).solution
-    return at + terms @ change
+    off = (terms @ change - moved).square().sum(1)
+    return at + terms @ change, (sure / (1 + off / REACHES[-1] ** 2) ** 2).sum()
 
 
-def pulled(matrix: Tensor, expected: Tensor, weight: float) -> Tensor:
-    """M less `weight` times the squared distance of every target cell from the expected place."""
+def pulled(matrix: Tensor, layout: Layout, weight: float) -> Tensor:
+    """M less the squared distance of every target cell from the expected place."""
     ends = places(round(matrix.shape[2] ** 0.5), matrix).expand(len(matrix), -1, -1)
-    down, right = (expected[:, :, None, i] - ends[:, None, :, i] for i in (0, 1))
-    return matrix - weight * (down.square() + right.square())
+    down, right = (layout.expected[:, :, None, i] - ends[:, None, :, i] for i in (0, 1))
+    strength = weight * layout.shared.square()[:, None, None]
+    return matrix - strength * (down.square() + right.square())

@@ -60,9 +60,9 @@ class CorrespondenceConfig:
         0.5, "weight of the untuned networks' correlation beside the tuned one", low=0, high=100
     )
     layout: float = option(
-        1.0,
+        4.0,
         "what a match loses for each squared side that it lies from where the photos' common layout "
-        "puts it",
+        "puts it, times the squared part of the matches that agree with that",
         low=0,
         high=100,
     )

@@ -30,7 +30,7 @@ from oeft_jax.correlation import (
     match_features,
     unit,
 )
-from oeft_jax.layout import expected_places, pulled
+from oeft_jax.layout import Layout, layout_of, pulled
 from oeft_jax.loss_terms import phi_taps, structure_of, structure_taps
 from oeft_jax.models.backbone import Backbone, used_params
 from oeft_jax.remember import remember
@@ -59,7 +59,7 @@ class Known(NamedTuple):
     """What the untuned networks say of a pair, where it has a weight."""
 
     untuned: Matches | None = None  # what they match (`prior`)
-    expected: jax.Array | None = None  # [n, p, 2], where the layout puts each cell (`layout`)
+    layout: Layout | None = None  # what they say of where things lie (`layout`)
 
 
 class Pair(NamedTuple):
@@ -214,15 +214,15 @@ def _known(untuned: Callable[[], Matches], config: CorrespondenceConfig) -> Know
         return Known()
     found = untuned()
     window, alpha = config.consensus, config.alpha
-    expected = expected_places(found, window=window, alpha=alpha) if config.layout else None
-    return Known(found if config.prior else None, expected)
+    layout = layout_of(found, window=window, alpha=alpha) if config.layout else None
+    return Known(found if config.prior else None, layout)
 
 
 def _guided(matches: Matches, known: Known, config: CorrespondenceConfig) -> Matches:
     """M with what is known beside it."""
     if known.untuned is not None:
         matches = averaged(matches, known.untuned, config.prior)
-    return matches if known.expected is None else pulled(matches, known.expected, config.layout)
+    return matches if known.layout is None else pulled(matches, known.layout, config.layout)
 
 
 def is_whole(config: CorrespondenceConfig) -> bool:

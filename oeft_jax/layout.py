@@ -2,13 +2,15 @@
 
 By looks alone a strand of hair is easily taken for a sleeve; where it lies tells them apart. An affine
 map is fitted to the untuned matches, and M (Eq. 3) is lowered by the squared distance from where the
-map sends a cell, so that of places that look alike the one that lies right is matched. Looks outweigh
-it where the photos share no layout. Not in the paper; docs/quality.md says what it gains.
+map sends a cell, so that of places that look alike the one that lies right is matched. It weighs as
+much as the matches agree with the map, so two photos without a common layout are matched by looks as
+before. Not in the paper; docs/choices.md says what it gains.
 
 Places are (down, right) in sides of the picture, from its middle.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +27,21 @@ LEAST = 1e-3  # confidence that any match counts with
 _product = partial(jnp.matmul, precision="highest")
 
 
+class Layout(NamedTuple):
+    """Where source cells are expected, and how far that can be trusted."""
+
+    expected: jax.Array  # [n, p, 2], places in the target
+    shared: jax.Array  # [n] in (0, 1], the part of the matches that lie there
+
+
 def places(grid: int) -> jax.Array:
     """Middles of the cells of a square grid in row order. [grid^2, 2]."""
     one = (jnp.arange(grid) + 0.5) / grid - 0.5
     return jnp.stack(jnp.meshgrid(one, one, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def expected_places(matches: Matches, *, window: int, alpha: float) -> jax.Array:
-    """Where each source cell lies in the target, if both photos have one layout. [n, p, 2].
+def layout_of(matches: Matches, *, window: int, alpha: float) -> Layout:
+    """The layout that both photos of a pair have, as their matches tell it.
 
     Args:
       matches: of p and q cells of square grids.
@@ -45,29 +54,34 @@ def expected_places(matches: Matches, *, window: int, alpha: float) -> jax.Array
     return jax.vmap(lambda best, sure: _fitted(at, ends[best], sure))(best, sure)
 
 
-def pulled(matches: Matches, expected: jax.Array, weight: float) -> Matches:
-    """M(u, v) - weight |expected(u) - v|^2, as factors and, where it is kept, as the matrix.
+def pulled(matches: Matches, layout: Layout, weight: float) -> Matches:
+    """M(u, v) - weight shared^2 |expected(u) - v|^2, as factors and, where it is kept, as the matrix.
 
     Args:
       matches: of p and q cells.
-      expected: [n, p, 2], from `expected_places`.
       weight: > 0.
     """
+    expected, strength = layout.expected, weight * layout.shared[:, None, None] ** 2
     ends = places(round(matches.target.shape[1] ** 0.5)).astype(expected.dtype)
     ends = jnp.broadcast_to(ends, (len(expected), *ends.shape))
     long, short = (jnp.sum(x * x, axis=-1, keepdims=True) for x in (expected, ends))
-    root = (2 * weight) ** 0.5  # - |a - b|^2 = 2 a b - |a|^2 - |b|^2
-    ours = [matches.source, root * expected, -weight * long, jnp.ones_like(long)]
-    theirs = [matches.target, root * ends, jnp.ones_like(short), -weight * short]
+    # - |a - b|^2 = 2 a b - |a|^2 - |b|^2
+    ours = [
+        matches.source,
+        2 * strength * expected,
+        -strength * long,
+        -strength * jnp.ones_like(long),
+    ]
+    theirs = [matches.target, ends, jnp.ones_like(short), short]
     source, target = (jnp.concatenate(side, axis=-1) for side in (ours, theirs))
     if matches.matrix is None:
         return Matches(source, target)
     apart = sum((expected[:, :, None, i] - ends[:, None, :, i]) ** 2 for i in (0, 1))
-    return Matches(source, target, matches.matrix - weight * apart)
+    return Matches(source, target, matches.matrix - strength * apart)
 
 
-def _fitted(at: jax.Array, found: jax.Array, sure: jax.Array) -> jax.Array:
-    """Where an affine map sends `at`, fitted to matches of which many may be wrong.
+def _fitted(at: jax.Array, found: jax.Array, sure: jax.Array) -> Layout:
+    """The layout of one pair: an affine map fitted to matches of which many may be wrong.
 
     Least squares again and again, each match weighed by Geman and McClure's weight of how far off it
     was, at first leniently (graduated non-convexity, arXiv 1909.08605).
@@ -79,19 +93,22 @@ def _fitted(at: jax.Array, found: jax.Array, sure: jax.Array) -> jax.Array:
     """
     terms = jnp.concatenate([at, jnp.ones_like(at[:, :1])], axis=1)
     moved, sure = found - at, jnp.maximum(sure, LEAST)
+    sure = sure / jnp.sum(sure)
     stiff = jnp.diag(jnp.array([STIFF, STIFF, 0], at.dtype))
 
-    def again(change: jax.Array, reach: jax.Array) -> tuple[jax.Array, None]:
+    def weighed(change: jax.Array, reach: jax.Array | float) -> jax.Array:
         off = jnp.sum((_product(terms, change) - moved) ** 2, axis=1)
-        weights = sure / (1 + off / reach**2) ** 2
-        weighed = (weights / jnp.sum(weights))[:, None] * terms
-        normal = _product(weighed.T, terms) + stiff
-        return _product(_inverse(normal), _product(weighed.T, moved)), None
+        return sure / (1 + off / reach**2) ** 2
 
-    mean = jnp.sum(sure[:, None] * moved, axis=0) / jnp.sum(sure)
-    begin = jnp.zeros((3, 2), at.dtype).at[2].set(mean)
+    def again(change: jax.Array, reach: jax.Array) -> tuple[jax.Array, None]:
+        weights = weighed(change, reach)
+        scaled = (weights / jnp.sum(weights))[:, None] * terms
+        normal = _product(scaled.T, terms) + stiff
+        return _product(_inverse(normal), _product(scaled.T, moved)), None
+
+    begin = jnp.zeros((3, 2), at.dtype).at[2].set(jnp.sum(sure[:, None] * moved, axis=0))
     change, _ = lax.scan(again, begin, jnp.array(REACHES, at.dtype))
-    return at + _product(terms, change)
+    return Layout(at + _product(terms, change), jnp.sum(weighed(change, REACHES[-1])))
 
 
 def _inverse(matrix: jax.Array) -> jax.Array:

@@ -404,8 +404,9 @@ def test_the_untuned_match_keeps_its_weight_in_the_tuned_one(tile):
         for found in (pair.known.untuned, alone, matches)
     )
     assert np.abs(tuned - untuned).max() > 0.05
-    apart = pair.known.expected[:, :, None] - places(GRID)[None, None]
-    lowered = (tuned + 0.5 * untuned) / 1.5 - 2 * np.sum(np.square(apart), axis=-1)
+    expected, shared = pair.known.layout
+    apart = np.sum(np.square(expected[:, :, None] - places(GRID)[None, None]), axis=-1)
+    lowered = (tuned + 0.5 * untuned) / 1.5 - 2 * float(shared[0]) ** 2 * apart
     np.testing.assert_allclose(both, lowered, atol=1e-5)
 
 
@@ -417,7 +418,7 @@ def test_a_picture_moved_by_a_cell_is_expected_where_it_went(tile):
     other[:, :, cell:] = photo[:, :, :-cell]
     made = make_init(VGG, settings, ours.default_optimizer(settings))
     _, pair = made(weights(VGG), jnp.asarray(photo), jnp.asarray(other))
-    moved = np.asarray(pair.known.expected[0] - places(GRID)) * GRID
+    moved = np.asarray(pair.known.layout.expected[0] - places(GRID)) * GRID
     np.testing.assert_allclose(moved.mean(0), (0, 1), atol=0.2)
 
 
@@ -425,7 +426,7 @@ def test_what_is_known_without_weight_is_not_computed():
     _, pair = begin(config(prior=0.0, layout=0.0))
     assert jax.tree.leaves(pair.known) == []
     assert begin(config(prior=0.0, layout=1.0))[1].known.untuned is None
-    assert begin(config(prior=1.0, layout=0.0))[1].known.expected is None
+    assert begin(config(prior=1.0, layout=0.0))[1].known.layout is None
 
 
 def test_untuned_weights_match_as_without_a_prior():

@@ -32,15 +32,16 @@ def test_places_are_middles_of_cells(grid):
 
 
 @pytest.mark.parametrize(("side", "grid"), [(4, 4), (6, 3), (3, 5)])
-def test_expected_places_are_the_loops(x64, side, grid):
+def test_layout_is_the_loops(x64, side, grid):
     matches = draw(side, side, grid)
-    found = layout.expected_places(matches, window=3, alpha=4.0)
+    found = layout.layout_of(matches, window=3, alpha=4.0)
     best, sure = consensus_matches(matches, window=3, alpha=4.0)
     numbers = {"reaches": layout.REACHES, "stiff": layout.STIFF, "least": layout.LEAST}
     for n in range(2):
         ends = places(grid)[np.asarray(best[n])]
-        expected = oracle.layout(places(side), ends, np.asarray(sure[n]), **numbers)
-        np.testing.assert_allclose(found[n], expected, atol=1e-10)
+        expected, shared = oracle.layout(places(side), ends, np.asarray(sure[n]), **numbers)
+        np.testing.assert_allclose(found.expected[n], expected, atol=1e-10)
+        np.testing.assert_allclose(found.shared[n], shared, atol=1e-10)
 
 
 def test_single_precision_is_near_the_double_one():
@@ -48,7 +49,8 @@ def test_single_precision_is_near_the_double_one():
     at, ends, sure = places(16), rng.uniform(-0.5, 0.5, (256, 2)), rng.uniform(size=256)
     numbers = {"reaches": layout.REACHES, "stiff": layout.STIFF, "least": layout.LEAST}
     found = layout._fitted(*(jnp.asarray(x, jnp.float32) for x in (at, ends, sure)))
-    np.testing.assert_allclose(found, oracle.layout(at, ends, sure, **numbers), atol=1e-5)
+    for ours, theirs in zip(found, oracle.layout(at, ends, sure, **numbers), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.4, 0.6])
@@ -61,28 +63,32 @@ def test_a_map_is_found_among_wrong_matches(wrong):
     ends = np.where(bad[:, None], rng.uniform(-0.5, 0.5, at.shape), truth)
     found = jax.jit(layout._fitted)(*(jnp.asarray(x) for x in (at, ends, np.ones(len(at)))))
     # being stiff, it gives a little of the change away
-    assert np.abs(found - truth).max() < 0.07
-    np.testing.assert_allclose(np.mean(found, axis=0), truth.mean(0), atol=0.02)
+    assert np.abs(found.expected - truth).max() < 0.07
+    np.testing.assert_allclose(np.mean(found.expected, axis=0), truth.mean(0), atol=0.02)
+    np.testing.assert_allclose(found.shared, 1 - wrong, atol=0.15)
 
 
 def test_matches_that_move_alike_are_followed_exactly():
     at, shift = places(8), np.array([0.2, -0.3])
     found = layout._fitted(*(jnp.asarray(x) for x in (at, at + shift, np.full(64, 1e-6))))
-    np.testing.assert_allclose(found, at + shift, atol=1e-5)
+    np.testing.assert_allclose(found.expected, at + shift, atol=1e-5)
+    np.testing.assert_allclose(found.shared, 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("has_matrix", [True, False])
 def test_pulled_is_the_loops(x64, has_matrix):
-    matches, weight = draw(3, 3, 4), 0.7
+    matches, weight, shared = draw(3, 3, 4), 0.7, np.array([0.2, 0.9])
     expected = np.random.default_rng(4).uniform(-1, 1, (2, 9, 2))
     matrix = np.einsum("npc,nqc->npq", *matches[:2])
     found = layout.pulled(
-        matches._replace(matrix=jnp.asarray(matrix) if has_matrix else None), expected, weight
+        matches._replace(matrix=jnp.asarray(matrix) if has_matrix else None),
+        layout.Layout(expected, shared),
+        weight,
     )
     assert (found.matrix is not None) == has_matrix
     product = np.einsum("npc,nqc->npq", found.source, found.target)
     for n in range(2):
-        wanted = oracle.lowered(matrix[n], expected[n], places(4), weight)
+        wanted = oracle.lowered(matrix[n], expected[n], places(4), weight * shared[n] ** 2)
         np.testing.assert_allclose(product[n], wanted, atol=1e-12)
         if has_matrix:
             np.testing.assert_allclose(found.matrix[n], wanted, atol=1e-12)
@@ -92,10 +98,10 @@ def test_gradients_reach_the_correlation_unchanged():
     matches = draw(5, 3, 3, n=1)
     matrix = jnp.einsum("npc,nqc->npq", *matches[:2])
     values = jnp.asarray(np.random.default_rng(6).normal(size=(1, 9, 2)))
-    expected = jnp.zeros((1, 9, 2))
+    middle = layout.Layout(jnp.zeros((1, 9, 2)), jnp.ones(1))
 
     def total(matrix, source):
-        one = layout.pulled(Matches(source, matches.target, matrix), expected, 0.5)
+        one = layout.pulled(Matches(source, matches.target, matrix), middle, 0.5)
         return jnp.sum(warp(values, one, alpha=3.0) ** 2)
 
     by_matrix = jax.grad(lambda m: total(m, matches.source))(matrix)
@@ -112,7 +118,7 @@ def test_of_places_that_look_alike_the_one_that_lies_right_is_matched():
     cells = np.concatenate([half, half], axis=1).reshape(1, side**2, -1)
     cells /= np.linalg.norm(cells, axis=-1, keepdims=True)
     matches = Matches(*[jnp.asarray(cells, jnp.float32)] * 2)
-    at = jnp.asarray(places(side), jnp.float32)[None]
+    at = layout.Layout(jnp.asarray(places(side), jnp.float32)[None], jnp.ones(1))
     alone, _ = consensus_matches(matches, window=1, alpha=50.0)
     found, _ = consensus_matches(layout.pulled(matches, at, 0.1), window=1, alpha=50.0)
     right = np.arange(side**2)

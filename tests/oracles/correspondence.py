@@ -335,7 +335,7 @@ def agreed(source, target, side, grid, window):
 
 
 def layout(at, found, sure, *, reaches, stiff, least):
-    """Where the affine map goes that most of the matches at -> found agree with. [p, 2].
+    """Where the affine map goes that most of the matches at -> found agree with, and how many do.
 
     A row for each match and axis, scaled by the root of its weight; weights from the last map.
     """
@@ -362,7 +362,12 @@ def layout(at, found, sure, *, reaches, stiff, least):
         wanted += [0.0] * 4
         answer = np.linalg.lstsq(np.array(rows), np.array(wanted), rcond=None)[0]
         linear, shift = answer[:4].reshape(2, 2), answer[4:]
-    return np.array([at[k] + linear @ at[k] + shift for k in range(count)])
+    places = np.array([at[k] + linear @ at[k] + shift for k in range(count)])
+    agreeing = 0.0
+    for k in range(count):
+        off = places[k] - found[k]
+        agreeing += sure[k] / sum(sure) / (1 + off @ off / reaches[-1] ** 2) ** 2
+    return places, agreeing
 
 
 def lowered(matrix, expected, places, weight):
