@@ -19,9 +19,7 @@ from jax import lax
 from oeft_jax.consensus import consensus_matches
 from oeft_jax.correlation import Matches
 
-REACHES = tuple(
-    max(0.1, 0.4 * 0.85**k) for k in range(15)
-)  # sides; a match this far off counts 1/4
+REACHES = tuple(max(0.1, 0.4 * 0.85**k) for k in range(15))  # sides; that far off counts 1/4
 STIFF = 0.02  # weight of the map's linear part, beside the matches', for being that of no change
 LEAST = 1e-3  # confidence that any match counts with
 TRUSTED = 0.5  # part of the matches that agree with a layout from which on it has its whole weight
