@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oeft_jax.layout import LEAST, REACHES, STIFF, TRUSTED
+from oeft_jax.layout import LEAST, REACHES, STIFF
 
 
 def places(grid: int, like: Tensor) -> Tensor:
@@ -70,5 +70,5 @@ def pulled(matrix: Tensor, layout: Layout, weight: float) -> Tensor:
     """M less the squared distance of every target cell from the expected place."""
     ends = places(round(matrix.shape[2] ** 0.5), matrix).expand(len(matrix), -1, -1)
     down, right = (layout.expected[:, :, None, i] - ends[:, None, :, i] for i in (0, 1))
-    strength = weight * (layout.shared / TRUSTED).clamp(max=1)[:, None, None] ** 4
+    strength = weight * layout.shared[:, None, None]
     return matrix - strength * (down.square() + right.square())

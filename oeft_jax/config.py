@@ -60,9 +60,9 @@ class CorrespondenceConfig:
         0.5, "weight of the untuned networks' correlation beside the tuned one", low=0, high=100
     )
     layout: float = option(
-        3.0,
+        2.0,
         "what a match loses for each squared side that it lies from where the photos' common layout "
-        "puts it, if half of the matches agree with that; less where fewer do",
+        "puts it, times the part of the matches that agree with that",
         low=0,
         high=100,
     )

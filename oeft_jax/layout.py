@@ -2,9 +2,9 @@
 
 By looks alone a strand of hair is easily taken for a sleeve; where it lies tells them apart. An affine
 map is fitted to the untuned matches, and M (Eq. 3) is lowered by the squared distance from where the
-map sends a cell, so that of places that look alike the one that lies right is matched. How much is up
-to how many matches agree with the map: two photos without a common layout are matched by looks alone.
-Not in the paper; docs/choices.md says what it gains.
+map sends a cell, so that of places that look alike the one that lies right is matched. The fewer
+matches agree with the map, the less it counts beside looks. Not in the paper; docs/choices.md says what
+it gains.
 
 Places are (down, right) in sides of the picture, from its middle.
 """
@@ -22,7 +22,6 @@ from oeft_jax.correlation import Matches
 REACHES = tuple(max(0.1, 0.4 * 0.85**k) for k in range(15))  # sides; that far off counts 1/4
 STIFF = 0.02  # weight of the map's linear part, beside the matches', for being that of no change
 LEAST = 1e-3  # confidence that any match counts with
-TRUSTED = 0.5  # part of the matches that agree with a layout from which on it has its whole weight
 _product = partial(jnp.matmul, precision="highest")
 
 
@@ -54,14 +53,13 @@ def layout_of(matches: Matches, *, window: int, alpha: float) -> Layout:
 
 
 def pulled(matches: Matches, layout: Layout, weight: float) -> Matches:
-    """M(u, v) - w |expected(u) - v|^2, as factors and, where it is kept, as the matrix.
+    """M(u, v) - weight shared |expected(u) - v|^2, as factors and, where it is kept, as the matrix.
 
     Args:
       matches: of p and q cells.
-      weight: > 0, what w is where `TRUSTED` of the matches agree; of half of that a sixteenth.
+      weight: > 0.
     """
-    expected = layout.expected
-    strength = weight * jnp.minimum(layout.shared[:, None, None] / TRUSTED, 1) ** 4
+    expected, strength = layout.expected, weight * layout.shared[:, None, None]
     ends = places(round(matches.target.shape[1] ** 0.5)).astype(expected.dtype)
     ends = jnp.broadcast_to(ends, (len(expected), *ends.shape))
     long, short = (jnp.sum(x * x, axis=-1, keepdims=True) for x in (expected, ends))

@@ -88,8 +88,7 @@ def test_pulled_is_the_loops(x64, has_matrix):
     assert (found.matrix is not None) == has_matrix
     product = np.einsum("npc,nqc->npq", found.source, found.target)
     for n in range(2):
-        part = (1 / 16, 1)[n]  # a quarter of the matches, and more than half
-        wanted = oracle.lowered(matrix[n], expected[n], places(4), weight * part)
+        wanted = oracle.lowered(matrix[n], expected[n], places(4), weight * shared[n])
         np.testing.assert_allclose(product[n], wanted, atol=1e-12)
         if has_matrix:
             np.testing.assert_allclose(found.matrix[n], wanted, atol=1e-12)

@@ -56,8 +56,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "matches alone": {"consensus": 1},
     "no prior": {"prior": 0.0, "alpha": 100.0},  # the tuned part as sharp as with one
     "no layout": {"layout": 0.0},
-    "layout x 0.25": {"layout": 0.75},
-    "layout x 4": {"layout": 12.0},
+    "layout x 0.3": {"layout": 0.6},
+    "layout x 3": {"layout": 6.0},
     "shared weights": {"shared_weights": True},
     "temperature 0.5": {"temperature": 0.5},
     "rate that stays": {"schedule": "constant"},
