@@ -17,7 +17,7 @@ LEVELS = (  # a module imports only from the lines above its own
     ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
     ("models.vgg", "models.generator", "correlation", "metrics", "guided"),
     ("dense", "field", "finish", "consensus"),
-    ("warp",),
+    ("warp", "layout"),
     (
         "models.resnet",
         "models.inception",
@@ -53,6 +53,7 @@ PURE = (
     "dense",
     "warp",
     "consensus",
+    "layout",
     "augment",
     "metrics",
     "patches",
