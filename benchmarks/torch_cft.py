@@ -67,7 +67,7 @@ class Pair(NamedTuple):
     structure: dict[str, Tensor]  # tap -> [1, p, p], self-similarity of the source
     local: dict[str, list[Tensor]]  # tap -> of the source, cosines of places a step apart
     start: Tuned  # the networks as they begin
-    known: Known  # what those match
+    known: Known  # before any tuning
 
 
 class Bent(NamedTuple):

@@ -56,14 +56,17 @@ def fitted(at: Tensor, found: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:
     stiff = STIFF**0.5 * torch.eye(3, dtype=at.dtype, device=at.device)[:2]
     change = torch.zeros(3, 2, dtype=at.dtype, device=at.device)
     change[2] = (sure[:, None] * moved).sum(0)
-    for reach in REACHES:
+
+    def weighed(change: Tensor, reach: float) -> Tensor:
         off = (terms @ change - moved).square().sum(1)
-        weights = sure / (1 + off / reach**2) ** 2
+        return sure / (1 + off / reach**2) ** 2
+
+    for reach in REACHES:
+        weights = weighed(change, reach)
         root = (weights / weights.sum()).sqrt()[:, None]
         rows = torch.cat([root * terms, stiff])
         change = torch.linalg.lstsq(rows, F.pad(root * moved, (0, 0, 0, 2))).solution
-    off = (terms @ change - moved).square().sum(1)
-    return at + terms @ change, (sure / (1 + off / REACHES[-1] ** 2) ** 2).sum()
+    return at + terms @ change, weighed(change, REACHES[-1]).sum()
 
 
 def pulled(matrix: Tensor, layout: Layout, weight: float) -> Tensor:
