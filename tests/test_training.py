@@ -162,6 +162,9 @@ def data(tmp_path_factory):
             archive.writestr(f"{number:03}.jpg", file.getvalue())
     (folder / "cut").mkdir()
     picture(rng, 64).save(folder / "cut" / "photo.png")
+    (folder / "stylegan_faces").mkdir()
+    for number in range(3):
+        picture(rng, 48).save(folder / "stylegan_faces" / f"{number}.png")
     write_teachers(folder, rng)
     write_squeezenet(folder, rng)
     write_ground_truth(folder, rng)
@@ -508,6 +511,26 @@ def test_a_batch_holds_each_photo_twice_and_differently():
     assert photos.crop_batch(0, 0, flat, batch=5, size=8).shape == (5, 8, 8, 3)
 
 
+def test_a_batch_of_aligned_faces_is_of_one_template_and_of_different_faces(data):
+    sets = photos.load_aligned(data, 16, every=4)
+    assert [len(faces) for faces in sets] == [-(-(NUM_FACES - NUM_HELD_OUT) // 4), 3]
+    drawn = set()
+    for step in range(12):
+        batch = photos.face_batch(0, step, sets, batch=2)
+        assert batch.shape == (2, 16, 16, 3)
+        which = [
+            (number, index)
+            for face in batch
+            for number, faces in enumerate(sets)
+            for index, one in enumerate(faces / np.float32(255))
+            if np.allclose(face, one) or np.allclose(face, one[:, ::-1])
+        ]
+        assert len(set(which)) == 2
+        assert which[0][0] == which[1][0]
+        drawn |= set(which)
+    assert {number for number, _ in drawn} == {0, 1}
+
+
 def test_real_teacher_sees_the_first_half(data):
     images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
     arrays = teachers.read(data)
@@ -543,7 +566,7 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
 
     words[words.index("--work") + 1] = str(tmp_path / "lost")
     again = ["--start", str(tmp_path / "f.safetensors"), "--frozen-steps", "1", "--steps", "1"]
-    again += ["--matching", "0.1"]
+    again += ["--matching", "0.1", "--aligned-size", "32"]
     state = distill_features.train(distill_features.parse([*words, *again]))
     assert_trees_equal(state.params, weights.params)
 
@@ -764,5 +787,9 @@ def test_feature_evaluation_writes_numbers(tmp_path, data, features):
     assert json.loads((tmp_path / "features.json").read_text()) == json.loads(json.dumps(result))
     assert set(result["agreement"]) == set(evaluate_features.TAPS)
     assert result["correspondence"]["faces"]["points"] == 68
-    assert set(result["correspondence"]["SPair"]["ours"]) == {*evaluate_features.TAPS, "joined"}
+    assert set(result["correspondence"]["SPair"]["ours"]) == {
+        *evaluate_features.TAPS,
+        "joined",
+        "stage 1",
+    }
     assert result["seconds"]["ours"]["gradient"] > 0

@@ -22,7 +22,7 @@ from oeft_jax._types import Features, Params
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
 from oeft_jax.weights import save_weights
-from training import cli, photos, teachers, warped
+from training import aligned, cli, photos, teachers, warped
 from training.states import add_start_flags, blank, held, started
 
 WIDTHS = (16, 32, 64, 128, 128)
@@ -78,10 +78,15 @@ def loss_fn(
     trained: tuple[Params, Params],
     images: jax.Array,
     taught: Features,
+    faces: jax.Array | None,
     key: jax.Array,
     matching: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Sum over taps of relative error and similarity error, and `matching` times the cross-entropies."""
+    """Sum over taps of relative error and similarity error, and `matching` times the cross-entropies.
+
+    Args:
+      faces: of `aligned.matching_terms`; None for none.
+    """
     params, heads = trained
     network = backbone("vgg", CONFIG)
     features = network.apply(params, images, TAPS)
@@ -90,6 +95,10 @@ def loss_fn(
         found = warped.matching_terms(
             jax.random.fold_in(key, len(TAPS)), network.apply, params, images, features
         )
+        if faces is not None:
+            found |= aligned.matching_terms(
+                jax.random.fold_in(key, len(TAPS) + 1), network.apply, params, faces
+            )
         terms |= {name: matching * value for name, value in found.items()}
     for index, tap in enumerate(TAPS):
         head, target = heads[tap], taught[tap]
@@ -107,12 +116,18 @@ def make_step(optimizer: optax.GradientTransformation, frozen_steps: int, matchi
     """The jitted training step; in the first `frozen_steps` only the heads are fitted."""
 
     def step(
-        key: jax.Array, state: State, images: jax.Array, arrays: tuple[Any, Any]
+        key: jax.Array,
+        state: State,
+        images: jax.Array,
+        faces: jax.Array | None,
+        arrays: tuple[Any, Any],
     ) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
         taught = jax.lax.stop_gradient(teach(arrays, images))
         trained = (state.params, state.heads)
-        grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, key, matching)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(
+            trained, images, taught, faces, key, matching
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         updates = (held(updates[0], state.step, frozen_steps), updates[1])
         params, heads = optax.apply_updates(trained, updates)
@@ -145,12 +160,16 @@ def train(args: argparse.Namespace) -> State:
         faces = photos.load_faces(args.data, 128)[: -photos.HELD_OUT : args.faces]
         pictures += [photos.Image.fromarray(face) for face in faces]
     step = make_step(optimizer, args.frozen_steps, args.matching)
+    sets = photos.load_aligned(args.data, args.aligned_size, every=4) if args.aligned else []
     clock = cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(
             args.seed, int(state.step), pictures, batch=args.batch, size=args.size
         )
-        state, terms = step(key, state, images, arrays)
+        pair = None
+        if sets:
+            pair = photos.face_batch(args.seed, int(state.step), sets, batch=2 * args.aligned)
+        state, terms = step(key, state, images, pair, arrays)
         done = int(state.step)
         if done % args.log_every == 0:
             text = " ".join(f"{name}={float(value):.3f}" for name, value in terms.items())
@@ -181,6 +200,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--matching", type=float, default=0.1, help="weight of matching random warps; 0 for none"
     )
+    parser.add_argument(
+        "--aligned",
+        type=int,
+        default=1,
+        help="pairs of aligned faces a step, to match too; 0 for none",
+    )
+    parser.add_argument("--aligned-size", type=int, default=192, help="their side in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=500)

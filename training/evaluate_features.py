@@ -28,15 +28,16 @@ from oeft_jax.weights import Weights, load_weights
 from training import cli, ground_truth, intervals, teachers
 from training.agreement import linear_cka, mapped_correlation
 from training.ground_truth import Match
-from training.matching import JOINED, match_points, share_correct
+from training.matching import JOINED, best_cells, carried, match_points, share_correct
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+STAGE_ONE = "stage 1"
 SAME_PLACE, AHEAD = "same position", "ours ahead of the stand-in"
 POSITIONS = 256  # sampled from every photo and tap for the agreement
 THRESHOLDS = {"PCK@0.1": 0.1, "PCK@0.03": 0.03}
 
 Row = dict[str, Any]
-Hits = dict[str, dict[str, list[np.ndarray]]]  # tap or "joined" -> threshold -> a pair's points
+Hits = dict[str, dict[str, list[np.ndarray]]]  # way of matching -> threshold -> a pair's points
 
 
 class Contender(NamedTuple):
@@ -106,27 +107,37 @@ def agreement(everyone: dict[str, Contender], images: list[np.ndarray], seed: in
 
 
 def correct(one: Contender, matches: list[Match], *, size: int, grid: int) -> Hits:
-    """Which points of each pair are right, by every tap and by "joined", the package's hypercolumn."""
+    """Which points of each pair are right: by every tap, by "joined", the package's hypercolumn, and
+    by "stage 1", which matches by it, the common layout and the neighbours' say.
+    """
     features = compiled(one)
     sets: dict[str, tuple[str, ...]] = {tap: (tap,) for tap in one.taps}
-    if set(JOINED) <= set(one.taps):
+    has_all = set(JOINED) <= set(one.taps)
+    if has_all:
         sets["joined"] = JOINED
     found = jax.jit(match_points, static_argnames=("taps", "size", "grid"))
-    hits: Hits = {name: {threshold: [] for threshold in THRESHOLDS} for name in sets}
+    best = jax.jit(best_cells, static_argnames="grid")
+    hits: Hits = {}
     for match in matches:
         source, target = features(match.source), features(match.target)
-        padded = np.resize(match.source_points, (256, 2))  # one shape, so one program
-        for name, taps in sets.items():
-            points = np.asarray(
-                found(source, target, jnp.asarray(padded), taps=taps, size=size, grid=grid)
-            )[: len(match.source_points)]
+        padded = jnp.asarray(np.resize(match.source_points, (256, 2)))  # one shape, so one program
+        ends = {
+            name: found(source, target, padded, taps=taps, size=size, grid=grid)
+            for name, taps in sets.items()
+        }
+        if has_all:
+            cells = np.asarray(best(source, target, grid=grid))
+            ends[STAGE_ONE] = carried(cells, match.source_points, size=size, grid=grid)
+        for name, points in ends.items():
+            chosen = np.asarray(points)[: len(match.source_points)]
             for threshold, share in THRESHOLDS.items():
-                hits[name][threshold].append(share_correct(points, match, share))
+                hit = share_correct(chosen, match, share)
+                hits.setdefault(name, {}).setdefault(threshold, []).append(hit)
     return hits
 
 
 def shares(hits: Hits) -> dict[str, dict[str, float]]:
-    """tap or "joined" -> threshold -> share of points."""
+    """Way of matching -> threshold -> share of points."""
     return {
         name: {t: float(np.mean(np.concatenate(hit))) for t, hit in cell.items()}
         for name, cell in hits.items()
@@ -156,7 +167,7 @@ def same_place(matches: list[Match]) -> dict[str, float]:
 
 
 def correspondence(everyone: dict[str, Contender], args: argparse.Namespace) -> Row:
-    """kind of ground truth -> network -> tap -> threshold -> share of points that are right."""
+    """kind of ground truth -> network -> way of matching -> threshold -> share of points that are right."""
     kinds = {
         "faces": ground_truth.faces(args.data, args.faces, args.size, args.seed),
         "known warps": ground_truth.known_warps(args.data, args.warps, args.size, args.seed),

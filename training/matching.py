@@ -6,11 +6,13 @@ import numpy as np
 
 from oeft_jax._types import Features, Taps
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.correlation import centred, hypercolumn, layer_scales, match_features
+from oeft_jax.consensus import consensus_matches
+from oeft_jax.correlation import Matches, centred, hypercolumn, layer_scales, match_features
+from oeft_jax.layout import layout_of, pulled
 from training.ground_truth import Match
 
-JOINED = CorrespondenceConfig().taps  # the package's hypercolumn
-LAYER_SCALE = CorrespondenceConfig().layer_scale
+DEFAULT = CorrespondenceConfig()
+JOINED = DEFAULT.taps  # the package's hypercolumn
 
 
 def match_points(
@@ -38,9 +40,38 @@ def match_points(
     return match_cells(centred(ours)[0], match_features(theirs)[0], points, size=size, grid=grid)
 
 
+def best_cells(source: Features, target: Features, *, grid: int) -> jax.Array:
+    """What the untuned stage 1 matches every cell with, by its defaults. -> [grid^2] int.
+
+    Joined taps (Eq. 3-5), the layout that both share, and the neighbours' say.
+
+    Args:
+      source: tap -> [1, h, w, c], at least `JOINED`; target the same.
+    """
+    sides = (joined({tap: x[tap] for tap in JOINED}, grid=grid) for x in (source, target))
+    matches = Matches(*(match_features(cells) for cells in sides))
+    window, alpha = DEFAULT.consensus, DEFAULT.alpha
+    layout = layout_of(matches, window=window, alpha=alpha)
+    matches = pulled(matches, layout, DEFAULT.layout)
+    return consensus_matches(matches, window=window, alpha=alpha)[0][0]
+
+
+def carried(best: np.ndarray, points: np.ndarray, *, size: int, grid: int) -> np.ndarray:
+    """Where points go that move as their cells do. [k, 2] (x, y) pixels -> the same.
+
+    Args:
+      best: [grid^2] int, the target cell of every source cell.
+    """
+    side = size / grid
+    cells = np.clip(np.floor((points + 0.5) / side).astype(int), 0, grid - 1)
+    found = best[cells[:, 1] * grid + cells[:, 0]]
+    moved = np.stack([found % grid, found // grid], axis=1) - cells
+    return np.asarray(points + moved * side)
+
+
 def joined(features: Features, *, grid: int) -> jax.Array:
     """Taps joined as the default of stage 1 joins them. [n, h, w, c] each -> [n, grid^2, c]."""
-    return hypercolumn(features, layer_scales(features, LAYER_SCALE), grid=grid)
+    return hypercolumn(features, layer_scales(features, DEFAULT.layer_scale), grid=grid)
 
 
 def match_cells(

@@ -19,6 +19,7 @@ TRAINING_FOLDERS = (
     "idinvert_faces",
 )
 SUFFIXES = (".jpg", ".jpeg", ".png")
+LANCZOS = Image.Resampling.LANCZOS
 HELD_OUT = 500  # the last faces in name order are never trained on
 
 
@@ -29,7 +30,7 @@ def load_photos(data: Path, *, longest: int = 448) -> list[Image.Image]:
         for path in sorted((data / folder).rglob("*")):
             if path.suffix.lower() in SUFFIXES:
                 photo = Image.open(path).convert("RGB")
-                photo.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+                photo.thumbnail((longest, longest), LANCZOS)
                 photos.append(photo)
     if not photos:
         raise FileNotFoundError(f"{data}: none of {', '.join(TRAINING_FOLDERS)} holds a photo")
@@ -44,9 +45,33 @@ def load_faces(data: Path, size: int) -> np.ndarray:
             if name.lower().endswith(SUFFIXES):
                 face = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
                 if face.size != (size, size):
-                    face = face.resize((size, size), Image.Resampling.LANCZOS)
+                    face = face.resize((size, size), LANCZOS)
                 faces.append(np.asarray(face))
     return np.stack(faces)
+
+
+def load_aligned(data: Path, size: int, *, every: int) -> list[np.ndarray]:
+    """Faces by the template that they were aligned to: every N-th of lfw128.zip, all synthetic ones.
+
+    Returns arrays [n, size, size, 3] uint8, without the held-out faces.
+    """
+    real = load_faces(data, size)[:-HELD_OUT:every]
+    paths = [
+        path
+        for path in sorted((data / "stylegan_faces").rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+    made = [Image.open(path).convert("RGB").resize((size, size), LANCZOS) for path in paths]
+    return [np.stack([np.asarray(face) for face in faces]) for faces in (real, made) if len(faces)]
+
+
+def face_batch(seed: int, step: int, sets: list[np.ndarray], *, batch: int) -> np.ndarray:
+    """`batch` different faces of one of the sets, half of them mirrored. [batch, s, s, 3] in [0, 1]."""
+    rng = np.random.default_rng((seed, step, 1))
+    chosen = sets[rng.integers(len(sets))]
+    faces = chosen[rng.choice(len(chosen), size=batch, replace=False)].astype(np.float32) / 255
+    mirrored = rng.random(batch) < 0.5
+    return np.where(mirrored[:, None, None, None], faces[:, :, ::-1], faces)
 
 
 def random_crop(rng: np.random.Generator, photo: Image.Image, size: int) -> np.ndarray:

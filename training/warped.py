@@ -36,6 +36,12 @@ def warped_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Arra
     return photometric(keys[0], jax.vmap(affine)(images, matrices), Photometric()), matrices
 
 
+def moved(places: jax.Array, matrices: jax.Array) -> jax.Array:
+    """Places [n, k, 2] through the maps [n, 3, 3] of (row, column, 1)."""
+    linear, shift = matrices[:, :2, :2], matrices[:, :2, 2]
+    return jnp.einsum("nij,nkj->nki", linear, places, precision="highest") + shift[:, None]
+
+
 def matching_terms(
     key: jax.Array,
     apply: Callable[[Params, jax.Array, Taps], Features],
@@ -55,8 +61,7 @@ def matching_terms(
     views, matrices = warped_views(keys[0], images)
     of_views = apply(params, views, JOINED)
     places = jax.random.uniform(keys[1], (len(images), NUM_PLACES, 2), maxval=size - 1.0)
-    linear, shift = matrices[:, :2, :2], matrices[:, :2, 2]
-    meant = jnp.einsum("nij,nkj->nki", linear, places, precision="highest") + shift[:, None]
+    meant = moved(places, matrices)
     both = [(tap, features[tap], of_views[tap]) for tap in ALONE]
     grid, chosen = size // CELL, {tap: features[tap] for tap in JOINED}
     cells = [joined(x, grid=grid) for x in (chosen, of_views)]
@@ -69,7 +74,13 @@ def matching_terms(
 
 
 def cross_entropy(
-    photo: jax.Array, view: jax.Array, meant: jax.Array, places: jax.Array, size: int
+    photo: jax.Array,
+    view: jax.Array,
+    meant: jax.Array,
+    places: jax.Array,
+    size: int,
+    *,
+    spread: float = 0.0,
 ) -> jax.Array:
     """-log of the share that the right cells have in the softmax of cosines, mean over places.
 
@@ -79,12 +90,13 @@ def cross_entropy(
       meant: [n, k, 2] (row, column) in pixels of the photo; those outside it do not count.
       places: [n, k, 2] in pixels of the view.
       size: of both in pixels.
+      spread: pixels, the deviation of what is right around `meant`; 0 for the cells around it.
     """
     n, grid = photo.shape[:2]
     among, seen = (x.reshape(n, grid * grid, -1) for x in (photo, view))
     read = jnp.einsum("nkp,npc->nkc", bilinear(places, grid, size), centred(seen))
     logits = jnp.einsum("nkc,npc->nkp", unit(read), match_features(among)) / TEMPERATURE
-    target = bilinear(meant, grid, size)
+    target = gaussian(meant, grid, size, spread) if spread else bilinear(meant, grid, size)
     inside = jnp.all((meant >= 0) & (meant <= size - 1), axis=-1)
     each = -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
     return jnp.sum(each * inside) / jnp.maximum(jnp.sum(inside), 1)
@@ -92,6 +104,16 @@ def cross_entropy(
 
 def bilinear(places: jax.Array, grid: int, size: int) -> jax.Array:
     """Weights of the cells around places given in pixels. [n, k, 2] -> [n, k, grid * grid]."""
-    near = axis_weights(places, size=size, grid=grid)
+    return _of_both_axes(axis_weights(places, size=size, grid=grid))
+
+
+def gaussian(places: jax.Array, grid: int, size: int, spread: float) -> jax.Array:
+    """The same, of a Gaussian of `spread` pixels over all cells; each place's sum to 1."""
+    centres = (jnp.arange(grid) + 0.5) * (size / grid) - 0.5
+    away = (places[..., None] - centres.reshape(1, 1, 1, grid)) / spread
+    return _of_both_axes(jax.nn.softmax(-(away**2) / 2))
+
+
+def _of_both_axes(near: jax.Array) -> jax.Array:
     weights = near[:, :, 0, :, None] * near[:, :, 1, None, :]
-    return weights.reshape(*places.shape[:2], grid * grid)
+    return weights.reshape(*near.shape[:2], -1)

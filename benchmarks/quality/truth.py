@@ -9,7 +9,7 @@ from benchmarks.quality.judge import at_cells
 from benchmarks.quality.pairs import PhotoPair
 from training import ground_truth
 from training.ground_truth import Match
-from training.matching import share_correct
+from training.matching import carried, share_correct
 
 THRESHOLDS = (0.02, 0.05, 0.1)
 BACK = 0.1  # of the side: how near the way back must end
@@ -35,12 +35,7 @@ def points(best: np.ndarray, match: Match, *, size: int, grid: int) -> dict[str,
     Args:
       best: [grid^2] int, the target cell of every source cell.
     """
-    side = size / grid
-    cells = np.floor((match.source_points + 0.5) / side).astype(int)  # (x, y)
-    cells = np.clip(cells, 0, grid - 1)
-    found = best[cells[:, 1] * grid + cells[:, 0]]
-    moved = np.stack([found % grid, found // grid], axis=1) - cells
-    ends = match.source_points + moved * side
+    ends = carried(best, match.source_points, size=size, grid=grid)
     return {f"PCK@{t:g}": float(np.mean(share_correct(ends, match, t))) for t in THRESHOLDS}
 
 
