@@ -162,9 +162,10 @@ def data(tmp_path_factory):
             archive.writestr(f"{number:03}.jpg", file.getvalue())
     (folder / "cut").mkdir()
     picture(rng, 64).save(folder / "cut" / "photo.png")
-    (folder / "stylegan_faces").mkdir()
-    for number in range(3):
-        picture(rng, 48).save(folder / "stylegan_faces" / f"{number}.png")
+    for aligned, num, side in (("stylegan_faces", 3, 48), ("domain_cats64", 5, 24)):
+        (folder / aligned).mkdir()
+        for number in range(num):
+            picture(rng, side).save(folder / aligned / f"{number}.png")
     write_teachers(folder, rng)
     write_squeezenet(folder, rng)
     write_ground_truth(folder, rng)
@@ -513,7 +514,7 @@ def test_a_batch_holds_each_photo_twice_and_differently():
 
 def test_a_batch_of_aligned_faces_is_of_one_template_and_of_different_faces(data):
     sets = photos.load_aligned(data, 16, every=4)
-    assert [len(faces) for faces in sets] == [-(-(NUM_FACES - NUM_HELD_OUT) // 4), 3]
+    assert [len(faces) for faces in sets] == [-(-(NUM_FACES - NUM_HELD_OUT) // 4), 3, 2]
     drawn = set()
     for step in range(12):
         batch = photos.face_batch(0, step, sets, batch=2)
@@ -528,7 +529,7 @@ def test_a_batch_of_aligned_faces_is_of_one_template_and_of_different_faces(data
         assert len(set(which)) == 2
         assert which[0][0] == which[1][0]
         drawn |= set(which)
-    assert {number for number, _ in drawn} == {0, 1}
+    assert {number for number, _ in drawn} == {0, 1, 2}
 
 
 def test_real_teacher_sees_the_first_half(data):

@@ -4,7 +4,8 @@ The student has VGG-19's shape and tap names up to relu5_1 at a quarter of its w
 a linear head maps it to the teacher's channels (relative squared error), and the cosine
 similarities between positions, within and across pictures, must agree with the teacher's: that
 is what correspondence is computed from, and activations alone do not keep it. With `--matching`
-places of random warps of the same pictures must be found again too (`warped.py`).
+places of random warps of the same pictures must be found again too (`warped.py`), and with
+`--aligned` parts of one face in another (`aligned.py`).
 """
 
 import argparse
@@ -30,6 +31,7 @@ CONFIG = {"depths": (*VGG19_DEPTHS[:4], 1), "widths": WIDTHS}
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 CHANNELS = (64, 128, 256, 512, 512)
 NUM_POSITIONS = 512  # sampled per tap for the similarity term
+ALIGNED_EVERY = 4  # of thousands of aligned people and cats every fourth, to spare memory
 
 
 class State(NamedTuple):
@@ -160,7 +162,9 @@ def train(args: argparse.Namespace) -> State:
         faces = photos.load_faces(args.data, 128)[: -photos.HELD_OUT : args.faces]
         pictures += [photos.Image.fromarray(face) for face in faces]
     step = make_step(optimizer, args.frozen_steps, args.matching)
-    sets = photos.load_aligned(args.data, args.aligned_size, every=4) if args.aligned else []
+    sets: list[np.ndarray] = []
+    if args.matching and args.aligned:
+        sets = photos.load_aligned(args.data, args.aligned_size, every=ALIGNED_EVERY)
     clock = cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(
@@ -204,7 +208,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--aligned",
         type=int,
         default=1,
-        help="pairs of aligned faces a step, to match too; 0 for none",
+        help="pairs of aligned faces a step, to match with that weight too; 0 for none",
     )
     parser.add_argument("--aligned-size", type=int, default=192, help="their side in pixels")
     parser.add_argument("--seed", type=int, default=0)

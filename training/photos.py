@@ -51,18 +51,17 @@ def load_faces(data: Path, size: int) -> np.ndarray:
 
 
 def load_aligned(data: Path, size: int, *, every: int) -> list[np.ndarray]:
-    """Faces by the template that they were aligned to: every N-th of lfw128.zip, all synthetic ones.
+    """Faces by the template that they were aligned to: people, synthetic people, cats.
 
-    Returns arrays [n, size, size, 3] uint8, without the held-out faces.
+    Every N-th of the people and the cats, which are thousands, but for the held-out people; all of
+    the synthetic ones. Returns arrays [n, size, size, 3] uint8, without those that `data` lacks.
     """
-    real = load_faces(data, size)[:-HELD_OUT:every]
-    paths = [
-        path
-        for path in sorted((data / "stylegan_faces").rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
-    made = [Image.open(path).convert("RGB").resize((size, size), LANCZOS) for path in paths]
-    return [np.stack([np.asarray(face) for face in faces]) for faces in (real, made) if len(faces)]
+    sets = [list(load_faces(data, size)[:-HELD_OUT:every])]
+    for folder, step in (("stylegan_faces", 1), ("domain_cats64", every)):
+        paths = [p for p in sorted((data / folder).rglob("*")) if p.suffix.lower() in SUFFIXES]
+        faces = (Image.open(path).convert("RGB") for path in paths[::step])
+        sets.append([np.asarray(face.resize((size, size), LANCZOS)) for face in faces])
+    return [np.stack(faces) for faces in sets if len(faces)]
 
 
 def face_batch(seed: int, step: int, sets: list[np.ndarray], *, batch: int) -> np.ndarray:
