@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from tiny_networks import fill
 
+from benchmarks.quality import __main__ as command
 from benchmarks.quality import (
     bent,
     judge,
@@ -318,3 +319,14 @@ def test_pictures_of_another_program_have_a_table_without_ours():
     ]
     (row,) = summary.all_tables(rows)["Methods, judged in J"].values()
     assert {name: number.value for name, number in row.items()} == dict.fromkeys(tables.RATIOS, 2.0)
+
+
+def test_command_names_what_it_does_not_know(capsys):
+    paths = ["--data", "d", "--out", "o"]
+    args = command.parse([*paths, "--sections", "none", "--truths", "landmarks, SPair"])
+    assert (args.sections, args.truths) == (("none",), ("landmarks", "SPair"))
+    for flag in ("--sections", "--truths"):
+        with pytest.raises(SystemExit) as exit:
+            command.parse([*paths, flag, "points"])
+        assert exit.value.code == 2
+        assert f"{flag}: 'points' is not known; accepted: " in capsys.readouterr().err

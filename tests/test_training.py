@@ -15,10 +15,13 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.test_util import check_grads
 from PIL import Image
 
+from oeft_jax import correspondence
 from oeft_jax._checks import InputError
+from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.backbone import generator as build_generator
 from oeft_jax.models.squeezenet import NUM_CLASSES, SQUEEZED
+from oeft_jax.tuning import make_init
 from oeft_jax.weights import load_weights, save_weights
 from training import (
     agreement,
@@ -775,6 +778,21 @@ def test_how_far_a_network_is_ahead_is_told_pair_by_pair():
     assert np.isclose(mean, (0.5 + 0.5 - 0.5) / 3)
     assert -0.5 <= low < mean < high <= 0.5
     assert evaluate_features.shares(ours) == {"joined": {"PCK": 0.5}}
+
+
+def test_stage_one_is_measured_as_the_package_matches_untuned(key):
+    network = backbone("vgg", {"depths": (1,) * 5, "widths": (4,) * 5})
+    config = CorrespondenceConfig(image_size=64, grid=16)
+    params = network.init(key, evaluate_features.TAPS)
+    rng = np.random.default_rng(0)
+    source, target = (jnp.asarray(picture(rng, 64), jnp.float32)[None] / 255 for _ in range(2))
+    optimizer = correspondence.default_optimizer(config)
+    state, pair = make_init(network, config, optimizer)(params, source, target)
+    warp = correspondence.make_warp(network, config)(state.params, pair)
+    sides = [network.apply(params, image, matching.JOINED) for image in (source, target)]
+    best = jax.jit(matching.best_cells, static_argnames="grid")(*sides, grid=16)
+    assert len(np.unique(best)) > 16
+    assert np.mean(np.asarray(best) == np.asarray(warp.best[0])) > 0.98  # but for ties
 
 
 def test_feature_evaluation_writes_numbers(tmp_path, data, features):
