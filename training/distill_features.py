@@ -159,7 +159,7 @@ def train(args: argparse.Namespace) -> State:
     arrays = teachers.read(args.data)
     pictures = photos.load_photos(args.data)
     if args.faces:
-        faces = photos.load_faces(args.data, 128)[: -photos.HELD_OUT : args.faces]
+        faces = photos.load_faces(args.data, 128, slice(None, -photos.HELD_OUT, args.faces))
         pictures += [photos.Image.fromarray(face) for face in faces]
     step = make_step(optimizer, args.frozen_steps, args.matching)
     sets: list[np.ndarray] = []

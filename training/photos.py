@@ -27,26 +27,29 @@ def load_photos(data: Path, *, longest: int = 448) -> list[Image.Image]:
     """Every photo of the training folders, RGB, its longer side at most `longest`."""
     photos = []
     for folder in TRAINING_FOLDERS:
-        for path in sorted((data / folder).rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
-                photo = Image.open(path).convert("RGB")
-                photo.thumbnail((longest, longest), LANCZOS)
-                photos.append(photo)
+        for path in _pictures_in(data / folder):
+            photo = Image.open(path).convert("RGB")
+            photo.thumbnail((longest, longest), LANCZOS)
+            photos.append(photo)
     if not photos:
         raise FileNotFoundError(f"{data}: none of {', '.join(TRAINING_FOLDERS)} holds a photo")
     return photos
 
 
-def load_faces(data: Path, size: int) -> np.ndarray:
-    """The aligned faces of lfw128.zip in name order. [n, size, size, 3] uint8."""
+def _pictures_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+
+
+def load_faces(data: Path, size: int, chosen: slice = slice(None)) -> np.ndarray:
+    """Those of the aligned faces of lfw128.zip, in name order. [n, size, size, 3] uint8."""
     faces = []
     with zipfile.ZipFile(data / "lfw128" / "lfw128.zip") as archive:
-        for name in sorted(archive.namelist()):
-            if name.lower().endswith(SUFFIXES):
-                face = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
-                if face.size != (size, size):
-                    face = face.resize((size, size), LANCZOS)
-                faces.append(np.asarray(face))
+        names = [name for name in archive.namelist() if name.lower().endswith(SUFFIXES)]
+        for name in sorted(names)[chosen]:
+            face = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+            if face.size != (size, size):
+                face = face.resize((size, size), LANCZOS)
+            faces.append(np.asarray(face))
     return np.stack(faces)
 
 
@@ -56,12 +59,13 @@ def load_aligned(data: Path, size: int, *, every: int) -> list[np.ndarray]:
     Every N-th of the people and the cats, which are thousands, but for the held-out people; all of
     the synthetic ones. Returns arrays [n, size, size, 3] uint8, without those that `data` lacks.
     """
-    sets = [list(load_faces(data, size)[:-HELD_OUT:every])]
+    sets = [load_faces(data, size, slice(None, -HELD_OUT, every))]
     for folder, step in (("stylegan_faces", 1), ("domain_cats64", every)):
-        paths = [p for p in sorted((data / folder).rglob("*")) if p.suffix.lower() in SUFFIXES]
-        faces = (Image.open(path).convert("RGB") for path in paths[::step])
-        sets.append([np.asarray(face.resize((size, size), LANCZOS)) for face in faces])
-    return [np.stack(faces) for faces in sets if len(faces)]
+        paths = _pictures_in(data / folder)[::step]
+        faces = [Image.open(path).convert("RGB").resize((size, size), LANCZOS) for path in paths]
+        if faces:
+            sets.append(np.stack([np.asarray(face) for face in faces]))
+    return sets
 
 
 def face_batch(seed: int, step: int, sets: list[np.ndarray], *, batch: int) -> np.ndarray:

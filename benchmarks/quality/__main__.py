@@ -15,7 +15,6 @@ amounts choose less.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.quality import judge, pairs, perceptual, sections, summary, variants
@@ -23,7 +22,7 @@ from benchmarks.quality.comparators import COMPARATORS
 from benchmarks.quality.runs import Kept
 from benchmarks.quality.sections import Amount, Bench
 from oeft_jax import pipeline, process, report
-from oeft_jax._checks import InputError
+from oeft_jax._checks import InputError, check_choice
 from oeft_jax.models import lpips
 
 SECTIONS = ("tuning", "ablation", "comparators", "inversion", "selection")
@@ -41,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     amount = Amount()
     made.add_argument("--data", type=Path, required=True, help="folder with pairs.json")
     made.add_argument("--out", type=Path, required=True, help="folder to write, or to continue")
-    made.add_argument("--sections", type=_some_of(SECTIONS), default=SECTIONS, metavar="A,B,...")
+    made.add_argument("--sections", type=_words, default=SECTIONS, metavar="A,B,...")
     made.add_argument("--size", type=int, default=amount.size, help="working size in pixels")
     made.add_argument("--steps", type=_numbers, default=(0, 10, 20, 40, 80), metavar="A,B,...")
     made.add_argument("--pairs", type=int, default=amount.pairs)
@@ -49,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--labelled", type=int, default=amount.labelled, help="pairs of labelled faces"
     )
     made.add_argument("--points", type=int, default=amount.points, help="pairs of each family")
-    made.add_argument("--truths", type=_some_of(TRUTHS), default=TRUTHS, metavar="A,B,...")
+    made.add_argument("--truths", type=_words, default=TRUTHS, metavar="A,B,...")
     made.add_argument(
         "--half", choices=pairs.HALVES, default="report", help="of tuning and selection"
     )
@@ -92,20 +91,6 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Reads words that are among those, or that there are to be none."""
-
-    def read(text: str) -> tuple[str, ...]:
-        words = _words(text)
-        for word in words:
-            if word not in (*known, NONE):
-                accepted = ", ".join((*known, NONE))
-                raise argparse.ArgumentTypeError(f"{word!r} is not known; accepted: {accepted}")
-        return words
-
-    return read
-
-
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(sorted({0, *(int(word) for word in text.split(","))}))
 
@@ -128,7 +113,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(args: argparse.Namespace) -> Bench:
-    """Networks and what is already there. Raises InputError for a folder that will not do."""
+    """Networks and what is already there. Raises InputError for a folder or words that will not do."""
+    for flag, words, known in (
+        ("--sections", args.sections, SECTIONS),
+        ("--truths", args.truths, TRUTHS),
+    ):
+        for word in words:
+            check_choice(flag, word, (*known, NONE))
     process.prepare()
     pairs.listed(args.data)
     given = [judge.dino(args.dino)] if args.dino else []
