@@ -575,6 +575,25 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
     assert_trees_equal(state.params, weights.params)
 
 
+@pytest.mark.parametrize(
+    ("given", "accepted"),
+    [
+        (("--size", 100), r"--size 100 .*multiples of 16"),
+        (("--aligned-size", 8), r"--aligned-size 8 .*multiples of 16"),
+        (("--aligned", 2), r"--aligned=2 .*\[0, 1\]"),  # there are two cats
+    ],
+)
+def test_distillation_refuses_pictures_in_which_nothing_can_be_found(
+    tmp_path, data, given, accepted
+):
+    words = flags(
+        *("--aligned-size", 32, *given), data=data, work=tmp_path / "work", out=tmp_path / "f"
+    )
+    with pytest.raises(InputError, match=accepted):
+        distill_features.train(distill_features.parse(words))
+    assert not (tmp_path / "work").exists()
+
+
 def test_lost_codes_of_a_weight_file_are_fitted_again(tmp_path, data, features, fitted):
     file = fitted.parent / "g"
     words = flags(

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from oeft_jax import checkpoint
+from oeft_jax._checks import InputError, check_range
 from oeft_jax._types import Features, Params
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
@@ -31,6 +32,7 @@ CONFIG = {"depths": (*VGG19_DEPTHS[:4], 1), "widths": WIDTHS}
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 CHANNELS = (64, 128, 256, 512, 512)
 NUM_POSITIONS = 512  # sampled per tap for the similarity term
+COARSEST = 16  # pixels on a side of a cell of relu5_1
 ALIGNED_EVERY = 4  # of thousands of aligned people and cats every fourth, to spare memory
 
 
@@ -145,7 +147,16 @@ def export(state: State, out: Path, metadata: dict[str, str]) -> None:
 
 
 def train(args: argparse.Namespace) -> State:
-    """Trains, saving every `--save-every` steps; continues what `--work` holds."""
+    """Trains, saving every `--save-every` steps; continues what `--work` holds.
+
+    Raises:
+      InputError: places to be found in pictures that cells do not fill, or in more faces than there are.
+    """
+    for flag, side in (("--size", args.size), ("--aligned-size", args.aligned_size)):
+        if args.matching and (side < COARSEST or side % COARSEST):
+            raise InputError(
+                f"{flag} {side} is not accepted; accepted with --matching: multiples of {COARSEST}."
+            )
     schedule = optax.cosine_decay_schedule(args.learning_rate, args.steps, 0.02)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
     start = jax.jit(partial(init, optimizer=optimizer))
@@ -165,6 +176,7 @@ def train(args: argparse.Namespace) -> State:
     sets: list[np.ndarray] = []
     if args.matching and args.aligned:
         sets = photos.load_aligned(args.data, args.aligned_size, every=ALIGNED_EVERY)
+        check_range("--aligned", args.aligned, 0, min(len(faces) for faces in sets) // 2)
     clock = cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(
