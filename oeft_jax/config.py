@@ -34,7 +34,7 @@ def option(default: Any, text: str, **extra: Any) -> Any:
 class CorrespondenceConfig:
     """Stage 1: correspondence fine-tuning (Sec. 3.2)."""
 
-    steps: int = option(40, "fine-tuning steps; 0 gives the untuned warp", low=0)
+    steps: int = option(30, "fine-tuning steps; 0 gives the untuned warp", low=0)
     features: str = option(
         "bundled", "feature network: 'bundled', a fetched network's name, or a .safetensors file"
     )

@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     made.add_argument("--out", type=Path, required=True, help="folder to write, or to continue")
     made.add_argument("--sections", type=_words, default=SECTIONS, metavar="A,B,...")
     made.add_argument("--size", type=int, default=amount.size, help="working size in pixels")
-    made.add_argument("--steps", type=_numbers, default=(0, 10, 20, 40, 80), metavar="A,B,...")
+    made.add_argument("--steps", type=_numbers, default=(0, 10, 20, 30, 80), metavar="A,B,...")
     made.add_argument("--pairs", type=int, default=amount.pairs)
     made.add_argument(
         "--labelled", type=int, default=amount.labelled, help="pairs of labelled faces"

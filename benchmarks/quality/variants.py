@@ -55,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "taps scaled whole": {"layer_scale": "rms"},
     "matches alone": {"consensus": 1},
     "no prior": {"prior": 0.0, "alpha": 100.0},  # the tuned part as sharp as with one
+    "prior of 1": {"prior": 1.0, "alpha": 200.0},  # the same
     "no layout": {"layout": 0.0},
     "layout x 0.3": {"layout": 0.6},
     "layout x 3": {"layout": 6.0},
@@ -63,6 +64,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rate that stays": {"schedule": "constant"},
     "rate 3e-4": {"learning_rate": 3e-4},
     "rate 6e-4": {"learning_rate": 6e-4},
+    "rate 1.4e-3": {"learning_rate": 1.4e-3},
     "bfloat16": {"precision": "bfloat16"},
 }
 
