@@ -313,12 +313,13 @@ def test_another_number_of_steps_is_the_same_program():
 def test_default_optimizer_is_the_one_named(name):
     settings = config(optimizer=name, learning_rate=0.01, beta1=0.3, beta2=0.9)
     expected = optax.adam(0.01, b1=0.3, b2=0.9) if name == "adam" else optax.sgd(0.01)
-    params = {"w": jnp.arange(3.0)}
+    params = {"w": jnp.arange(3.0), "b": {"v": jnp.zeros((2, 3)), "u": jnp.zeros(())}}
     states = [one.init(params) for one in (ours.default_optimizer(settings), expected)]
-    for gradient in ({"w": jnp.ones(3)}, {"w": jnp.array([1.0, -2.0, 0.0])}):
+    for w, v in ((jnp.ones(3), 0.5), (jnp.array([1.0, -2.0, 0.0]), -3.0)):
+        gradient = {"w": w, "b": {"v": v * jnp.arange(6.0).reshape(2, 3), "u": jnp.float32(v)}}
         found, states[0] = ours.default_optimizer(settings).update(gradient, states[0])
         wanted, states[1] = expected.update(gradient, states[1])
-        np.testing.assert_array_equal(found["w"], wanted["w"])
+        chex.assert_trees_all_equal(found, wanted)
 
 
 def test_gradient_is_that_of_finite_differences(x64, key):
