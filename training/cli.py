@@ -18,6 +18,12 @@ def run(command: Callable[[], Any]) -> None:
         sys.exit(f"training: {error}")
 
 
+def check_multiple(flag: str, value: int, unit: int, *, given: str = "") -> None:
+    """Raises InputError unless `value` is a positive multiple of `unit`; `given` says when it must be."""
+    if value < unit or value % unit:
+        raise InputError(f"{flag} {value} is not accepted; accepted{given}: multiples of {unit}.")
+
+
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """The files that every training of a generator reads and writes."""
     parser.add_argument("--data", type=Path, required=True, help="folder with lfw128/lfw128.zip")

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from oeft_jax import checkpoint
-from oeft_jax._checks import InputError, check_range
+from oeft_jax._checks import check_range
 from oeft_jax._types import Features, Params
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
@@ -32,7 +32,7 @@ CONFIG = {"depths": (*VGG19_DEPTHS[:4], 1), "widths": WIDTHS}
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 CHANNELS = (64, 128, 256, 512, 512)
 NUM_POSITIONS = 512  # sampled per tap for the similarity term
-COARSEST = 16  # pixels on a side of a cell of relu5_1
+COARSEST = 2 ** (len(WIDTHS) - 1)  # pixels on a side of a cell of the deepest tap
 ALIGNED_EVERY = 4  # of thousands of aligned people and cats every fourth, to spare memory
 
 
@@ -152,11 +152,9 @@ def train(args: argparse.Namespace) -> State:
     Raises:
       InputError: places to be found in pictures that cells do not fill, or in more faces than there are.
     """
-    for flag, side in (("--size", args.size), ("--aligned-size", args.aligned_size)):
-        if args.matching and (side < COARSEST or side % COARSEST):
-            raise InputError(
-                f"{flag} {side} is not accepted; accepted with --matching: multiples of {COARSEST}."
-            )
+    if args.matching:
+        cli.check_multiple("--size", args.size, COARSEST, given=" with --matching")
+        cli.check_multiple("--aligned-size", args.aligned_size, COARSEST, given=" with --matching")
     schedule = optax.cosine_decay_schedule(args.learning_rate, args.steps, 0.02)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
     start = jax.jit(partial(init, optimizer=optimizer))

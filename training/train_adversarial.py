@@ -364,8 +364,7 @@ def check_finite(terms: Terms, state: State, done: int) -> None:
 def train(args: argparse.Namespace) -> State:
     """Trains, saving every `--save-every` steps; continues what `--work` holds."""
     check_range("--batch", args.batch, GROUP)
-    if args.batch % GROUP:
-        raise InputError(f"--batch {args.batch} is not accepted; accepted: multiples of {GROUP}.")
+    cli.check_multiple("--batch", args.batch, GROUP)
     if args.critic != PROJECTED and (args.matching or args.critic_features):
         raise InputError(
             f"--matching and --critic-features are not accepted with --critic {args.critic}; "
