@@ -474,6 +474,31 @@ def test_known_warp_points_at_the_same_place_of_the_picture(key):
         assert np.hypot(colour[0] - y, colour[1] - x) < 1.5
 
 
+def test_other_draws_of_a_match_show_the_same_points():
+    rows, columns = np.mgrid[:64, :64] / 63.0
+    photo = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.float32)
+    points = np.array([[20.0, 30.0], [40.0, 25.0], [32.0, 50.0]])
+    match = ground_truth.Match(photo, photo[:, ::-1], points, points * [-1, 1] + [63, 0], 40.0)
+    drawn = ground_truth.drawn_again([match, match], 3, seed=0)
+    assert len(drawn) == 8
+    assert drawn[0] is match
+    assert drawn[4] is match
+    lengths = {found.length for found in drawn}
+    assert len(lengths) == 7  # each of its own size
+    assert all(40 / 1.21 < length < 40 * 1.21 for length in lengths)
+    for found in drawn:
+        assert len(found.source_points) == len(found.target_points) > 0
+        for (x, y), (u, v) in zip(found.source_points, found.target_points, strict=True):
+            ours, theirs = found.source[round(y), round(x)], found.target[round(v), round(u)]
+            assert np.hypot(*(ours - theirs)[:2] * 63) < 2
+
+
+def test_a_draw_that_loses_every_point_is_the_match_itself():
+    photo, corner = np.zeros((8, 8, 3), np.float32), np.array([[-5.0, -5.0]])
+    match = ground_truth.Match(photo, photo, corner, corner, 4.0)
+    assert all(found is match for found in ground_truth.drawn_again([match], 2, seed=0))
+
+
 def test_matching_finds_a_shift(key):
     features = jax.random.normal(key, (1, 16, 16, 8))
     target = jnp.roll(features, (2, 3), axis=(1, 2))
@@ -507,12 +532,47 @@ def test_agreement_sees_through_linear_maps_and_not_through_noise():
 
 
 def test_a_batch_holds_each_photo_twice_and_differently():
-    flat = [Image.new("RGB", (64, 64), (grey, grey, grey)) for grey in (10, 130, 250)]
+    flat = [[Image.new("RGB", (64, 64), (grey, grey, grey)) for grey in (10, 130, 250)]]
     rng = np.random.default_rng(0)
-    photo = [picture(rng, 64)]
+    photo = [[picture(rng, 64)]]
     first, second = photos.crop_batch(0, 0, photo, batch=2, size=32)
     assert np.abs(first - second).mean() > 1e-3
     assert photos.crop_batch(0, 0, flat, batch=5, size=8).shape == (5, 8, 8, 3)
+
+
+def test_sets_of_photos_are_drawn_by_the_square_root_of_their_size(monkeypatch):
+    monkeypatch.setattr(photos, "random_crop", lambda rng, photo, size: np.asarray(photo))
+    many, one = ([Image.new("L", (1, 1), grey)] * number for grey, number in ((0, 16), (1, 1)))
+    drawn = [photos.crop_batch(0, step, [many, one], batch=1, size=1) for step in range(400)]
+    assert np.mean(drawn) == pytest.approx(1 / 5, abs=0.06)
+
+
+def test_a_mixed_picture_holds_a_box_of_the_other_or_both_seen_through():
+    image, other = np.zeros((16, 16, 3), np.float32), np.ones((16, 16, 3), np.float32)
+    kinds = set()
+    for seed in range(20):
+        mixed = photos.mix(np.random.default_rng(seed), image, other)
+        rows, columns = (np.flatnonzero(mixed[..., 0].any(axis=axis)) for axis in (1, 0))
+        if mixed.max() == 1:
+            assert mixed[..., 0].sum() == len(rows) * len(columns)  # a whole box, nothing else
+            assert 4 <= len(rows) < 12
+            assert 4 <= len(columns) < 12
+        else:
+            assert 0.3 <= mixed.min() == mixed.max() <= 0.7
+        kinds.add(mixed.max() == 1)
+        assert mixed.dtype == np.float32
+    assert kinds == {True, False}
+
+
+def test_as_many_pictures_are_mixed_as_asked(monkeypatch):
+    monkeypatch.setattr(photos, "random_crop", lambda rng, photo, size: np.asarray(photo))
+    monkeypatch.setattr(photos, "mix", lambda rng, image, other: image + 1)
+    flat = [[Image.new("L", (1, 1), 0)]]
+    for share in (0, 0.25, 1):
+        drawn = [
+            photos.crop_batch(0, step, flat, batch=1, size=1, mixed=share) for step in range(400)
+        ]
+        assert np.mean(drawn) == pytest.approx(share, abs=0.06)
 
 
 def test_a_batch_of_aligned_faces_is_of_one_template_and_of_different_faces(data):
@@ -539,10 +599,14 @@ def test_real_teacher_sees_the_first_half(data):
     images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
     arrays = teachers.read(data)
     taught = distill_features.teach(arrays, images)
+    between = ("relu1_2", "relu2_2", *(f"relu{b}_{i}" for b in (3, 4) for i in (2, 3, 4)))
     assert {tap: len(value) for tap, value in taught.items()} == {
         **dict.fromkeys(("relu1_1", "relu2_1", "relu3_1"), 2),
-        **dict.fromkeys(("relu4_1", "relu5_1"), 3),
+        **dict.fromkeys(("relu4_1", "relu5_1", *between), 3),
     }
+    channels = {tap: taught[tap].shape[-1] for tap in ("relu3_1", "relu4_1", "relu5_1")}
+    assert channels == {"relu3_1": 256, "relu4_1": 512, "relu5_1": 512}
+    assert {taught[tap].shape[-1] for tap in between} == {4}  # the distilled teacher's own
     alone = teachers.vgg_features(arrays[0], images[:2])["relu3_1"]
     np.testing.assert_allclose(taught["relu3_1"], alone, rtol=1e-6)
 
@@ -550,7 +614,9 @@ def test_real_teacher_sees_the_first_half(data):
 def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
     widths = (2, 2, 3, 3, 4)
     monkeypatch.setattr(distill_features, "WIDTHS", widths)
-    monkeypatch.setattr(distill_features, "CONFIG", {"depths": (1,) * 5, "widths": widths})
+    config = {"depths": (2, 1, 1, 1, 1), "widths": widths}
+    monkeypatch.setattr(distill_features, "CONFIG", config)
+    monkeypatch.setattr(distill_features, "NUM_FITTED", 2)
     words = flags(
         *("--faces", 4, "--batch", 1, "--size", 32, "--matching", 0),
         data=data,
@@ -561,6 +627,11 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
         more = ["--steps", str(steps), "--batch", str(batch)]
         state = distill_features.train(distill_features.parse([*words, *more]))
         assert int(state.step) == steps
+    shapes = {tap: head["kernel"].shape for tap, head in state.heads.items()}
+    assert shapes == {
+        **{"relu1_1": (2, 64), "relu1_2": (2, 4), "relu2_1": (2, 128)},
+        **{"relu3_1": (3, 256), "relu4_1": (3, 512), "relu5_1": (4, 512)},
+    }
     weights = load_weights(tmp_path / "f.safetensors")
     assert weights.metadata["steps"] == "3"
     assert weights.metadata["images"] == "4"
@@ -573,6 +644,28 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
     again += ["--matching", "0.1", "--aligned-size", "32"]
     state = distill_features.train(distill_features.parse([*words, *again]))
     assert_trees_equal(state.params, weights.params)
+
+
+def test_heads_of_a_student_that_is_there_are_fitted_by_least_squares(data, monkeypatch):
+    config = {"depths": (2, 1, 1, 1, 1), "widths": (2, 2, 3, 3, 4)}
+    monkeypatch.setattr(distill_features, "CONFIG", config)
+    monkeypatch.setattr(distill_features, "NUM_FITTED", 2)
+    monkeypatch.setattr(distill_features, "NUM_ROWS", 128 * 128)  # every row of one picture
+    student = backbone("vgg", config)
+    params = student.init(jax.random.key(0), ("relu5_1",))
+    arrays, pictures = teachers.read(data), photos.load_photos(data)
+    heads = distill_features.fitted_heads(params, pictures, arrays, seed=3)
+    images = jnp.asarray(photos.crop_batch(3, 0, pictures, batch=2, size=128))
+    taught = distill_features.teach(arrays, images)
+    for tap in ("relu2_1", "relu1_2"):  # the real teacher's, of one picture; the other's, of two
+        target = np.asarray(taught[tap], np.float64)
+        own = np.asarray(student.apply(params, images, (tap,))[tap], np.float64)[: len(target)]
+        x, y = own.reshape(-1, own.shape[-1]), target.reshape(-1, target.shape[-1])
+        x = np.c_[x, np.ones(len(x))]
+        best = np.mean((x @ np.linalg.lstsq(x, y, rcond=None)[0] - y) ** 2)
+        fitted = x[:, :-1] @ np.asarray(heads[tap]["kernel"]) + np.asarray(heads[tap]["bias"])
+        assert 0.999 * best < np.mean((fitted - y) ** 2) < 1.01 * best
+        assert best < 0.999 * np.mean(np.var(y, axis=0))
 
 
 @pytest.mark.parametrize(
@@ -799,6 +892,14 @@ def test_how_far_a_network_is_ahead_is_told_pair_by_pair():
     assert evaluate_features.shares(ours) == {"joined": {"PCK": 0.5}}
 
 
+def test_how_far_ahead_is_told_by_pairs_of_which_there_are_several_draws():
+    points = [np.array([hit], bool) for hit in (1, 0, 0, 0, 1, 1, 0, 0)]
+    ours, theirs = ({"joined": {"PCK": points[part]}} for part in (slice(4), slice(4, 8)))
+    found = evaluate_features.ahead(ours, theirs, seed=0, alike=2)["joined"]["PCK"]
+    assert found[0] == pytest.approx(-0.25)
+    assert found[1:] == pytest.approx([-0.5, 0])  # of two pairs: one lost half, one nothing
+
+
 def test_stage_one_is_measured_as_the_package_matches_untuned(key):
     network = backbone("vgg", {"depths": (1,) * 5, "widths": (4,) * 5})
     config = CorrespondenceConfig(image_size=64, grid=16)
@@ -817,7 +918,7 @@ def test_stage_one_is_measured_as_the_package_matches_untuned(key):
 def test_feature_evaluation_writes_numbers(tmp_path, data, features):
     words = flags(
         *(features, "--size", 64, "--grid", 16, "--photos", 4, "--faces", 1, "--warps", 1),
-        *("--repeats", 1),
+        *("--repeats", 1, "--draws", 1),
         data=data,
         out=tmp_path,
     )
@@ -825,6 +926,10 @@ def test_feature_evaluation_writes_numbers(tmp_path, data, features):
     assert json.loads((tmp_path / "features.json").read_text()) == json.loads(json.dumps(result))
     assert set(result["agreement"]) == set(evaluate_features.TAPS)
     assert result["correspondence"]["faces"]["points"] == 68
+    assert {kind: cell["pairs"] for kind, cell in result["correspondence"].items()} == {
+        **{"faces": 1, "known warps": 1, "SPair": 1, "WILLOW": 1},
+    }
+    assert 4 < result["correspondence"]["SPair"]["points"] <= 8  # two points both ways, twice
     assert set(result["correspondence"]["SPair"]["ours"]) == {
         *evaluate_features.TAPS,
         "joined",

@@ -1,9 +1,11 @@
 """Distils the bundled feature network from VGG-19: `python -m training.distill_features`.
 
-The student has VGG-19's shape and tap names up to relu5_1 at a quarter of its width. At every tap
-a linear head maps it to the teacher's channels (relative squared error), and the cosine
+The student has VGG-19's shape and tap names up to relu5_1 at a quarter of its width. After every
+layer a linear head maps it to the teacher's channels (relative squared error), and the cosine
 similarities between positions, within and across pictures, must agree with the teacher's: that
-is what correspondence is computed from, and activations alone do not keep it. With `--matching`
+is what correspondence is computed from, and activations alone do not keep it. Layers between the
+taps in use are taught too: four of them lie below relu5_1, and taught by its error alone they
+learn the photos at hand and not the teacher. With `--matching`
 places of random warps of the same pictures must be found again too (`warped.py`), and with
 `--aligned` parts of one face in another (`aligned.py`).
 """
@@ -20,18 +22,18 @@ import optax
 
 from oeft_jax import checkpoint
 from oeft_jax._checks import check_range
-from oeft_jax._types import Features, Params
+from oeft_jax._types import Features, Params, Taps
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
 from oeft_jax.weights import save_weights
 from training import aligned, cli, photos, teachers, warped
+from training.agreement import fit_ridge
 from training.states import add_start_flags, blank, held, started
 
 WIDTHS = (16, 32, 64, 128, 128)
 CONFIG = {"depths": (*VGG19_DEPTHS[:4], 1), "widths": WIDTHS}
-TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-CHANNELS = (64, 128, 256, 512, 512)
 NUM_POSITIONS = 512  # sampled per tap for the similarity term
+NUM_FITTED, NUM_ROWS = 32, 16384  # crops and rows of each layer that heads are fitted to
 COARSEST = 2 ** (len(WIDTHS) - 1)  # pixels on a side of a cell of the deepest tap
 ALIGNED_EVERY = 4  # of thousands of aligned people and cats every fourth, to spare memory
 
@@ -46,27 +48,54 @@ class State(NamedTuple):
     opt_state: optax.OptState
 
 
-def init(key: jax.Array, optimizer: optax.GradientTransformation) -> State:
-    """Random student, random heads."""
-    params = backbone("vgg", CONFIG).init(key, TAPS)
-    heads = {
-        tap: {
-            "kernel": jax.random.normal(jax.random.fold_in(key, i), (width, out)) / width**0.5,
-            "bias": jnp.zeros((out,)),
-        }
-        for i, (tap, width, out) in enumerate(zip(TAPS, WIDTHS, CHANNELS, strict=True))
-    }
+def taught_taps() -> Taps:
+    """Every layer of the student, shallow to deep."""
+    return backbone("vgg", CONFIG).tap_names
+
+
+def init(key: jax.Array, optimizer: optax.GradientTransformation, arrays: tuple[Any, Any]) -> State:
+    """Random student, random heads to the channels of the teachers `arrays`."""
+    taps = taught_taps()
+    params = backbone("vgg", CONFIG).init(key, taps)
+    taught = jax.eval_shape(teach, arrays, jnp.zeros((1, COARSEST, COARSEST, 3)))
+    heads = {}
+    for index, tap in enumerate(taps):
+        shape = (WIDTHS[int(tap[4]) - 1], taught[tap].shape[-1])
+        kernel = jax.random.normal(jax.random.fold_in(key, index), shape) / shape[0] ** 0.5
+        heads[tap] = {"kernel": kernel, "bias": jnp.zeros(shape[1:])}
     return State(jnp.int32(0), jnp.int32(0), params, heads, optimizer.init((params, heads)))
 
 
 def teach(arrays: tuple[Any, Any], images: jax.Array) -> Features:
-    """The teacher's taps: the real network where it reaches, the distilled one below.
+    """What the layers shall say: the real network at its taps, the distilled one at all others.
 
+    The distilled one's first layer of a block is asked for in VGG-19's channels, the rest in its own.
     The real one is most of a step's time, so it sees the first half of the pictures only.
     """
     vgg, distilled = arrays
     half = images[: -(-len(images) // 2)]
-    return {**teachers.distilled_features(distilled, images), **teachers.vgg_features(vgg, half)}
+    layers = teachers.distilled_layers(distilled, images)
+    wide = teachers.widened(distilled, layers)
+    return {**layers, **wide, **teachers.vgg_features(vgg, half)}
+
+
+def fitted_heads(
+    params: Params, pictures: list[list[photos.Image.Image]], arrays: tuple[Any, Any], seed: int
+) -> Params:
+    """Heads for a student that is there already: of least squared error over a few crops."""
+    images = jnp.asarray(photos.crop_batch(seed, 0, pictures, batch=NUM_FITTED, size=128))
+    taps = taught_taps()
+    features = jax.jit(lambda p, x: backbone("vgg", CONFIG).apply(p, x, taps))(params, images)
+    taught = jax.jit(teach)(arrays, images)
+    heads = {}
+    for tap in taps:
+        target = taught[tap]
+        pairs = (features[tap][: len(target)], target)
+        rows = [np.asarray(x).reshape(-1, x.shape[-1]) for x in pairs]
+        kept = slice(None, None, -(-len(rows[0]) // NUM_ROWS))
+        kernel, bias = fit_ridge(rows[0][kept], rows[1][kept])
+        heads[tap] = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    return heads
 
 
 def similarities(key: jax.Array, features: jax.Array) -> jax.Array:
@@ -86,25 +115,25 @@ def loss_fn(
     key: jax.Array,
     matching: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Sum over taps of relative error and similarity error, and `matching` times the cross-entropies.
+    """Sum over layers of relative error and similarity error, and `matching` times the cross-entropies.
 
     Args:
       faces: of `aligned.matching_terms`; None for none.
     """
     params, heads = trained
-    network = backbone("vgg", CONFIG)
-    features = network.apply(params, images, TAPS)
+    network, taps = backbone("vgg", CONFIG), taught_taps()
+    features = network.apply(params, images, taps)
     terms: dict[str, jax.Array] = {}
     if matching:
         found = warped.matching_terms(
-            jax.random.fold_in(key, len(TAPS)), network.apply, params, images, features
+            jax.random.fold_in(key, len(taps)), network.apply, params, images, features
         )
         if faces is not None:
             found |= aligned.matching_terms(
-                jax.random.fold_in(key, len(TAPS) + 1), network.apply, params, faces
+                jax.random.fold_in(key, len(taps) + 1), network.apply, params, faces
             )
         terms |= {name: matching * value for name, value in found.items()}
-    for index, tap in enumerate(TAPS):
+    for index, tap in enumerate(taps):
         head, target = heads[tap], taught[tap]
         own = features[tap][: len(target)]
         predicted = jax.nn.relu(own @ head["kernel"] + head["bias"].reshape(1, 1, 1, -1))
@@ -157,19 +186,21 @@ def train(args: argparse.Namespace) -> State:
         cli.check_multiple("--aligned-size", args.aligned_size, COARSEST, given=" with --matching")
     schedule = optax.cosine_decay_schedule(args.learning_rate, args.steps, 0.02)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
-    start = jax.jit(partial(init, optimizer=optimizer))
-    key = jax.random.key(args.seed)
-    if checkpoint.latest(args.work) is not None:
-        state = checkpoint.restore(args.work, blank(start, key))
-    elif args.start is not None:
-        state = start(key)._replace(params=started(args.start, "vgg", CONFIG)[0])
-    else:
-        state = start(key)
     arrays = teachers.read(args.data)
+    start = jax.jit(partial(init, optimizer=optimizer, arrays=arrays))
+    key = jax.random.key(args.seed)
     pictures = photos.load_photos(args.data)
     if args.faces:
         faces = photos.load_faces(args.data, 128, slice(None, -photos.HELD_OUT, args.faces))
-        pictures += [photos.Image.fromarray(face) for face in faces]
+        pictures.append([photos.Image.fromarray(face) for face in faces])
+    if checkpoint.latest(args.work) is not None:
+        state = checkpoint.restore(args.work, blank(start, key))
+    elif args.start is not None:
+        params = started(args.start, "vgg", CONFIG)[0]
+        heads = fitted_heads(params, pictures, arrays, args.seed)
+        state = start(key)._replace(params=params, heads=heads)
+    else:
+        state = start(key)
     step = make_step(optimizer, args.frozen_steps, args.matching)
     sets: list[np.ndarray] = []
     if args.matching and args.aligned:
@@ -178,7 +209,12 @@ def train(args: argparse.Namespace) -> State:
     clock = cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(
-            args.seed, int(state.step), pictures, batch=args.batch, size=args.size
+            args.seed,
+            int(state.step),
+            pictures,
+            batch=args.batch,
+            size=args.size,
+            mixed=args.mixed,
         )
         pair = None
         if sets:
@@ -210,6 +246,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=128, help="crop side in pixels")
     parser.add_argument("--faces", type=int, default=40, help="also every N-th face; 0 for none")
+    parser.add_argument(
+        "--mixed", type=float, default=0.5, help="share of pictures that are mixed from two photos"
+    )
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument(
         "--matching", type=float, default=0.1, help="weight of matching random warps; 0 for none"

@@ -144,14 +144,20 @@ def shares(hits: Hits) -> dict[str, dict[str, float]]:
     }
 
 
-def ahead(ours: Hits, theirs: Hits, seed: int) -> dict[str, dict[str, list[float]]]:
-    """How far ahead, in share of a pair's points: [mean, low, high], 95 % by drawing pairs again."""
+def ahead(
+    ours: Hits, theirs: Hits, seed: int, *, alike: int = 1
+) -> dict[str, dict[str, list[float]]]:
+    """How far ahead, in share of a pair's points: [mean, low, high], 95 % by drawing pairs again.
+
+    Args:
+      alike: how many neighbours are of one pair.
+    """
     result: dict[str, dict[str, list[float]]] = {}
     for name, cell in ours.items():
         result[name] = {}
         for threshold, hit in cell.items():
             gaps = [a.mean() - b.mean() for a, b in zip(hit, theirs[name][threshold], strict=True)]
-            found = intervals.mean(np.array(gaps), seed=seed)
+            found = intervals.mean(np.array(gaps).reshape(-1, alike).mean(axis=1), seed=seed)
             result[name][threshold] = [found.value, found.low, found.high]
     return result
 
@@ -171,13 +177,16 @@ def correspondence(everyone: dict[str, Contender], args: argparse.Namespace) -> 
     kinds = {
         "faces": ground_truth.faces(args.data, args.faces, args.size, args.seed),
         "known warps": ground_truth.known_warps(args.data, args.warps, args.size, args.seed),
-        "SPair": ground_truth.spair(args.data, args.size),
+        "SPair": ground_truth.spair(args.data, args.size, both_ways=True),
         "WILLOW": ground_truth.willow(args.data, args.size),
     }
     result: Row = {}
-    for kind, matches in kinds.items():
+    for kind, found in kinds.items():
+        is_few = kind in ("SPair", "WILLOW")  # each pair both ways
+        matches = ground_truth.drawn_again(found, args.draws, args.seed) if is_few else found
+        alike = 2 * (1 + args.draws) if is_few else 1
         result[kind] = {
-            "pairs": len(matches),
+            "pairs": len(matches) // alike,
             "points": sum(len(match.source_points) for match in matches),
             SAME_PLACE: {"-": same_place(matches)},
         }
@@ -186,8 +195,9 @@ def correspondence(everyone: dict[str, Contender], args: argparse.Namespace) -> 
             for name, one in everyone.items()
         }
         result[kind] |= {name: shares(hit) for name, hit in hits.items()}
-        if len(matches) > 1:
-            result[kind][AHEAD] = ahead(hits["ours"], hits["stand-in"], args.seed)
+        if len(matches) > alike:
+            gaps = ahead(hits["ours"], hits["stand-in"], args.seed, alike=alike)
+            result[kind][AHEAD] = gaps
     return result
 
 
@@ -287,6 +297,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--photos", type=int, default=40, help="for the agreement with teachers")
     parser.add_argument("--faces", type=int, default=60, help="pairs of faces")
     parser.add_argument("--warps", type=int, default=20, help="photos against their warps")
+    parser.add_argument(
+        "--draws", type=int, default=10, help="of small warps of each pair of SPair and WILLOW"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="of each timed call")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)

@@ -4,6 +4,7 @@ Points are [k, 2] as (x, y) in pixels, whole numbers at pixel centres; images [s
 """
 
 import json
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from oeft_jax.image import fit_square, read_image, resize
 from training import photos
 
 WARP = Geometric(scale=1.5, rotation=30.0, shear=5.0, translation=0.1)
+SMALL_WARP = Geometric(scale=1.2, rotation=10.0, shear=3.0, translation=0.05)
 FACE_SHARE = (0.35, 0.6)  # of the crop's side that a face box takes
 FACE_SHIFT = 0.15  # of the crop's side, largest offset of the face from the middle
 FACE_TURN = 20.0  # degrees, largest rotation of a face
@@ -62,8 +64,7 @@ def known_warp(key: jax.Array, photo: np.ndarray, points: np.ndarray) -> Match:
     keys = jax.random.split(key)
     matrix = affine_matrix(keys[0], size, WARP)  # target to source pixels, (row, column, 1)
     warped = jax.jit(_recoloured_warp)(keys[1], jnp.asarray(photo), matrix)
-    linear, shift = np.asarray(matrix)[:2, :2], np.asarray(matrix)[:2, 2]
-    found = np.linalg.solve(linear, (points[:, ::-1] - shift).T).T[:, ::-1]
+    found = _into_view(points, np.asarray(matrix))
     inside = np.all((found >= 0) & (found <= size - 1), axis=1)
     return Match(photo, np.asarray(warped), points[inside], found[inside], float(size))
 
@@ -134,8 +135,8 @@ def _squeezed(path: Path, points: np.ndarray, size: int) -> tuple[np.ndarray, np
     return resize(image, (size, size)), (points + 0.5) * scale - 0.5
 
 
-def spair(data: Path, size: int) -> list[Match]:
-    """SPair-71k test pairs, both photos squeezed to a square."""
+def spair(data: Path, size: int, *, both_ways: bool = False) -> list[Match]:
+    """SPair-71k test pairs, both photos squeezed to a square; with `both_ways` each turned round too."""
     folder, matches = data / "gt_spair", []
     for entry in json.loads((folder / "pairs.json").read_text("utf-8")):
         sides = []
@@ -144,8 +145,10 @@ def spair(data: Path, size: int) -> list[Match]:
             points = np.concatenate([np.array(entry[f"{role}_points"], float), box])
             image, points = _squeezed(folder / "images" / entry[f"{role}_path"], points, size)
             sides.append((image, points[:-2], float(np.max(points[-1] - points[-2]))))
-        (source, source_points, _), (target, target_points, length) = sides
-        matches.append(Match(source, target, source_points, target_points, length))
+        for (source, source_points, _), (target, target_points, length) in (
+            (sides, sides[::-1]) if both_ways else (sides,)
+        ):
+            matches.append(Match(source, target, source_points, target_points, length))
     return matches
 
 
@@ -163,3 +166,45 @@ def willow(data: Path, size: int) -> list[Match]:
         length = float(np.max(np.ptp(target_points, axis=0)))
         matches.append(Match(source, target, source_points, target_points, length))
     return matches
+
+
+def drawn_again(matches: list[Match], draws: int, seed: int) -> list[Match]:
+    """Each match, then `draws` more of it with a small random warp of either side.
+
+    A few dozen points of a few pairs say little of two networks: whether the best of thousands of
+    cells is the right one turns on details, which other draws have otherwise.
+    """
+    affine_of = jax.jit(affine)
+    result = []
+    for number, match in enumerate(matches):
+        result.append(match)
+        for draw in range(draws):
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), draw)
+            result.append(_warped_match(jax.random.split(key), match, affine_of))
+    return result
+
+
+def _warped_match(
+    keys: jax.Array, match: Match, affine_of: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Match:
+    size, sides, kept = match.source.shape[0], [], np.array(True)
+    for key, image, points in (
+        (keys[0], match.source, match.source_points),
+        (keys[1], match.target, match.target_points),
+    ):
+        matrix = affine_matrix(key, size, SMALL_WARP)  # view to photo
+        moved = _into_view(points, np.asarray(matrix))
+        kept = kept & np.all((moved >= 0) & (moved <= size - 1), axis=1)
+        sides.append((np.asarray(affine_of(jnp.asarray(image), matrix)), moved))
+    if not kept.any():
+        return match
+    zoom = np.linalg.det(np.asarray(matrix)[:2, :2]) ** -0.5  # of the target, the last
+    (source, source_points), (target, target_points) = sides
+    return Match(
+        source, target, source_points[kept], target_points[kept], float(match.length * zoom)
+    )
+
+
+def _into_view(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Where the photo's points [k, 2] (x, y) lie in a view, whose map to the photo is `matrix`."""
+    return np.linalg.solve(matrix[:2, :2], (points[:, ::-1] - matrix[:2, 2]).T).T[:, ::-1]

@@ -52,12 +52,25 @@ def vgg_features(arrays: Arrays, images: jax.Array) -> Features:
     return features
 
 
-def distilled_features(arrays: Arrays, images: jax.Array) -> Features:
-    """relu4_1 and relu5_1 of the distilled network, in VGG-19's 512 channels."""
-    x, features = _conv(arrays, "conv0", images), {}
+def distilled_layers(arrays: Arrays, images: jax.Array) -> Features:
+    """relu1_1, relu1_2, ... relu5_1 of the distilled network at its own widths."""
+    x, layers = _conv(arrays, "conv0", images), {}
     for layer in DISTILLED_LAYERS:
         x = max_pool(x) if layer == "pool" else jax.nn.relu(_conv(arrays, layer, x))
-        if layer in ("conv11", "conv21", "conv31", "conv41", "conv51"):
-            aux = jax.nn.relu(_conv(arrays, f"{layer}_aux", x))
-            features[f"relu{layer[4]}_1"] = aux
-    return features
+        if layer != "pool":
+            layers[f"relu{layer[4]}_{layer[5]}"] = x
+    return layers
+
+
+def widened(arrays: Arrays, layers: Features) -> Features:
+    """relu1_1, relu2_1, ... relu5_1 of `distilled_layers` in VGG-19's own channels."""
+    return {
+        tap: jax.nn.relu(_conv(arrays, f"conv{tap[4]}1_aux", value))
+        for tap, value in layers.items()
+        if tap.endswith("_1")
+    }
+
+
+def distilled_features(arrays: Arrays, images: jax.Array) -> Features:
+    """relu1_1, relu2_1, ... relu5_1 of the distilled network in VGG-19's own channels."""
+    return widened(arrays, distilled_layers(arrays, images))
