@@ -25,6 +25,7 @@ from oeft_jax.tuning import make_init
 from oeft_jax.weights import load_weights, save_weights
 from training import (
     agreement,
+    average,
     diff_augment,
     distill_features,
     evaluate_features,
@@ -666,6 +667,28 @@ def test_heads_of_a_student_that_is_there_are_fitted_by_least_squares(data, monk
         fitted = x[:, :-1] @ np.asarray(heads[tap]["kernel"]) + np.asarray(heads[tap]["bias"])
         assert 0.999 * best < np.mean((fitted - y) ** 2) < 1.01 * best
         assert best < 0.999 * np.mean(np.var(y, axis=0))
+
+
+def test_the_mean_of_two_weight_files(tmp_path, features):
+    weights = load_weights(features)
+    other, shallow, out = (tmp_path / name for name in ("other", "shallow", "out"))
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, weights.params)
+    save_weights(other, doubled, network="vgg", config=weights.config)
+    average.main(average.parse([str(features), str(other), "--share", "0.75", "--out", str(out)]))
+    found = load_weights(out)
+    assert (found.network, found.config) == (weights.network, weights.config)
+    assert found.metadata["averaged"].startswith("0.75 and ")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, 1.25 * b, rtol=1e-3),
+        found.params,
+        weights.params,
+    )
+    save_weights(shallow, doubled, network="vgg", config={"depths": [1]})
+    for second, share, accepted in ((shallow, "0.5", "accepted: vgg"), (other, "2", "share")):
+        words = [str(features), str(second), "--share", share, "--out", str(tmp_path / "none")]
+        with pytest.raises(InputError, match=accepted):
+            average.main(average.parse(words))
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
