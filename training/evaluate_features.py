@@ -298,7 +298,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--faces", type=int, default=60, help="pairs of faces")
     parser.add_argument("--warps", type=int, default=20, help="photos against their warps")
     parser.add_argument(
-        "--draws", type=int, default=10, help="of small warps of each pair of SPair and WILLOW"
+        "--draws", type=int, default=5, help="of small warps of each pair of SPair and WILLOW"
     )
     parser.add_argument("--repeats", type=int, default=5, help="of each timed call")
     parser.add_argument("--seed", type=int, default=0)
