@@ -113,8 +113,7 @@ def random_crop(rng: np.random.Generator, photo: Image.Image, size: int) -> np.n
 def mix(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
     """`image` with a box of `other` in it, or both seen through each other.
 
-    What is seen together in no photo: networks taught on few photos agree with their teacher on
-    others when they were shown such pictures too.
+    For a network that is taught on few photos: what it shall say of what none of them shows.
     """
     size = image.shape[0]
     if rng.random() < 0.5:
