@@ -938,6 +938,13 @@ def test_stage_one_is_measured_as_the_package_matches_untuned(key):
     assert np.mean(np.asarray(best) == np.asarray(warp.best[0])) > 0.98  # but for ties
 
 
+def test_feature_evaluation_refuses_fewer_draws_than_none(tmp_path, data, features):
+    words = flags(features, "--draws", -1, data=data, out=tmp_path / "out")
+    with pytest.raises(InputError, match=r"--draws"):
+        evaluate_features.main(evaluate_features.parse(words))
+    assert not (tmp_path / "out").exists()
+
+
 def test_feature_evaluation_writes_numbers(tmp_path, data, features):
     words = flags(
         *(features, "--size", 64, "--grid", 16, "--photos", 4, "--faces", 1, "--warps", 1),

@@ -193,6 +193,10 @@ def train(args: argparse.Namespace) -> State:
     if args.faces:
         faces = photos.load_faces(args.data, 128, slice(None, -photos.HELD_OUT, args.faces))
         pictures.append([photos.Image.fromarray(face) for face in faces])
+    sets: list[np.ndarray] = []
+    if args.matching and args.aligned:
+        sets = photos.load_aligned(args.data, args.aligned_size, every=ALIGNED_EVERY)
+        check_range("--aligned", args.aligned, 0, min(len(faces) for faces in sets) // 2)
     if checkpoint.latest(args.work) is not None:
         state = checkpoint.restore(args.work, blank(start, key))
     elif args.start is not None:
@@ -202,10 +206,6 @@ def train(args: argparse.Namespace) -> State:
     else:
         state = start(key)
     step = make_step(optimizer, args.frozen_steps, args.matching)
-    sets: list[np.ndarray] = []
-    if args.matching and args.aligned:
-        sets = photos.load_aligned(args.data, args.aligned_size, every=ALIGNED_EVERY)
-        check_range("--aligned", args.aligned, 0, min(len(faces) for faces in sets) // 2)
     clock = cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(

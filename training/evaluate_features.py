@@ -174,17 +174,19 @@ def same_place(matches: list[Match]) -> dict[str, float]:
 
 def correspondence(everyone: dict[str, Contender], args: argparse.Namespace) -> Row:
     """kind of ground truth -> network -> way of matching -> threshold -> share of points that are right."""
-    kinds = {
-        "faces": ground_truth.faces(args.data, args.faces, args.size, args.seed),
-        "known warps": ground_truth.known_warps(args.data, args.warps, args.size, args.seed),
+    several = 2 * (1 + args.draws)  # of each pair, both ways
+    few = {
         "SPair": ground_truth.spair(args.data, args.size, both_ways=True),
         "WILLOW": ground_truth.willow(args.data, args.size),
     }
+    kinds = {
+        "faces": (ground_truth.faces(args.data, args.faces, args.size, args.seed), 1),
+        "known warps": (ground_truth.known_warps(args.data, args.warps, args.size, args.seed), 1),
+    }
+    for kind, found in few.items():
+        kinds[kind] = (ground_truth.drawn_again(found, args.draws, args.seed), several)
     result: Row = {}
-    for kind, found in kinds.items():
-        is_few = kind in ("SPair", "WILLOW")  # each pair both ways
-        matches = ground_truth.drawn_again(found, args.draws, args.seed) if is_few else found
-        alike = 2 * (1 + args.draws) if is_few else 1
+    for kind, (matches, alike) in kinds.items():
         result[kind] = {
             "pairs": len(matches) // alike,
             "points": sum(len(match.source_points) for match in matches),
@@ -196,8 +198,7 @@ def correspondence(everyone: dict[str, Contender], args: argparse.Namespace) -> 
         }
         result[kind] |= {name: shares(hit) for name, hit in hits.items()}
         if len(matches) > alike:
-            gaps = ahead(hits["ours"], hits["stand-in"], args.seed, alike=alike)
-            result[kind][AHEAD] = gaps
+            result[kind][AHEAD] = ahead(hits["ours"], hits["stand-in"], args.seed, alike=alike)
     return result
 
 
@@ -263,6 +264,7 @@ def table(result: Row) -> str:
 def main(args: argparse.Namespace) -> Row:
     """Measures everything and writes it."""
     check_range("--photos", args.photos, 2)
+    check_range("--draws", args.draws, 0)
     weights = load_weights(args.features)
     everyone = contenders(weights, args.data, args.seed)
     images = ground_truth.evaluation_photos(args.data, args.photos, args.size)

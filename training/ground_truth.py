@@ -4,7 +4,6 @@ Points are [k, 2] as (x, y) in pixels, whole numbers at pixel centres; images [s
 """
 
 import json
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +64,7 @@ def known_warp(key: jax.Array, photo: np.ndarray, points: np.ndarray) -> Match:
     matrix = affine_matrix(keys[0], size, WARP)  # target to source pixels, (row, column, 1)
     warped = jax.jit(_recoloured_warp)(keys[1], jnp.asarray(photo), matrix)
     found = _into_view(points, np.asarray(matrix))
-    inside = np.all((found >= 0) & (found <= size - 1), axis=1)
+    inside = _inside(found, size)
     return Match(photo, np.asarray(warped), points[inside], found[inside], float(size))
 
 
@@ -174,35 +173,34 @@ def drawn_again(matches: list[Match], draws: int, seed: int) -> list[Match]:
     A few dozen points of a few pairs say little of two networks: whether the best of thousands of
     cells is the right one turns on details, which other draws have otherwise.
     """
-    affine_of = jax.jit(affine)
     result = []
     for number, match in enumerate(matches):
         result.append(match)
         for draw in range(draws):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), draw)
-            result.append(_warped_match(jax.random.split(key), match, affine_of))
+            result.append(_warped_match(key, match))
     return result
 
 
-def _warped_match(
-    keys: jax.Array, match: Match, affine_of: Callable[[jax.Array, jax.Array], jax.Array]
-) -> Match:
-    size, sides, kept = match.source.shape[0], [], np.array(True)
-    for key, image, points in (
-        (keys[0], match.source, match.source_points),
-        (keys[1], match.target, match.target_points),
-    ):
-        matrix = affine_matrix(key, size, SMALL_WARP)  # view to photo
-        moved = _into_view(points, np.asarray(matrix))
-        kept = kept & np.all((moved >= 0) & (moved <= size - 1), axis=1)
-        sides.append((np.asarray(affine_of(jnp.asarray(image), matrix)), moved))
+def _warped_match(key: jax.Array, match: Match) -> Match:
+    size = match.source.shape[0]
+    matrices = [affine_matrix(k, size, SMALL_WARP) for k in jax.random.split(key)]  # view to photo
+    source, target = (
+        np.asarray(jax.jit(affine)(jnp.asarray(image), matrix))
+        for image, matrix in zip((match.source, match.target), matrices, strict=True)
+    )
+    of_source, of_target = (np.asarray(matrix) for matrix in matrices)
+    source_points = _into_view(match.source_points, of_source)
+    target_points = _into_view(match.target_points, of_target)
+    kept = _inside(source_points, size) & _inside(target_points, size)
     if not kept.any():
         return match
-    zoom = np.linalg.det(np.asarray(matrix)[:2, :2]) ** -0.5  # of the target, the last
-    (source, source_points), (target, target_points) = sides
-    return Match(
-        source, target, source_points[kept], target_points[kept], float(match.length * zoom)
-    )
+    length = float(match.length * np.linalg.det(of_target[:2, :2]) ** -0.5)
+    return Match(source, target, source_points[kept], target_points[kept], length)
+
+
+def _inside(points: np.ndarray, size: int) -> np.ndarray:
+    return np.all((points >= 0) & (points <= size - 1), axis=1)
 
 
 def _into_view(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
