@@ -9,30 +9,21 @@ from io import BytesIO
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from jax.test_util import check_grads
 from PIL import Image
+from smooth_picture import picture
 
-from oeft_jax import correspondence
 from oeft_jax._checks import InputError
-from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.backbone import generator as build_generator
 from oeft_jax.models.squeezenet import NUM_CLASSES, SQUEEZED
-from oeft_jax.tuning import make_init
 from oeft_jax.weights import load_weights, save_weights
 from training import (
-    agreement,
     average,
-    diff_augment,
     distill_features,
     evaluate_features,
     evaluate_generator,
-    ground_truth,
-    matching,
-    neighbours,
     photos,
     separable,
     squeezenet,
@@ -40,8 +31,6 @@ from training import (
     train_adversarial,
     train_generator,
 )
-from training.discriminator import batch_deviation, discriminator
-from training.projected import projected, windows
 
 NUM_FACES = 26  # of which the last NUM_HELD_OUT are held out
 NUM_HELD_OUT = 10
@@ -71,12 +60,6 @@ def compiled_once_more(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_held_out(monkeypatch):
     monkeypatch.setattr(photos, "HELD_OUT", NUM_HELD_OUT)
-
-
-def picture(rng, size):
-    """A smooth random picture, uint8."""
-    coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return coarse.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def convolution(rng, name, out, into, size=3):
@@ -213,54 +196,6 @@ def assert_trees_equal(a, b):
 # Parts
 
 
-def test_translation_moves_by_whole_pixels_and_brings_in_zeros(key):
-    images = jax.random.normal(key, (6, 16, 16, 3))
-    moved = np.asarray(diff_augment.translate(jax.random.key(1), images))
-    shifts = set()
-    for image, result in zip(np.asarray(images), moved, strict=True):
-        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
-        fits = [
-            (i, j)
-            for i in range(5)
-            for j in range(5)
-            if np.array_equal(padded[i : i + 16, j : j + 16], result)
-        ]
-        assert len(fits) == 1
-        shifts.add(fits[0])
-    assert len(shifts) > 1  # every picture has its own
-
-
-def test_cutout_blanks_a_square_and_nothing_else(key):
-    images = 1 + jax.random.uniform(key, (8, 16, 16, 3))
-    result = np.asarray(diff_augment.cutout(jax.random.key(1), images))
-    kept = result != 0
-    np.testing.assert_array_equal(result[kept], np.asarray(images)[kept])
-    for blank in ~kept[..., 0]:
-        rows, columns = blank.any(1), blank.any(0)
-        np.testing.assert_array_equal(blank, rows[:, None] & columns[None, :])
-        assert 1 <= rows.sum() <= 9
-        assert 1 <= columns.sum() <= 9
-
-
-def test_colour_keeps_the_order_of_greys_and_gradients_pass(key):
-    grey = jnp.broadcast_to(jnp.linspace(-1, 1, 16).reshape(1, 4, 4, 1), (4, 4, 4, 3))
-    result = np.asarray(diff_augment.colour(key, grey)).reshape(4, 16, 3)
-    assert np.all(np.diff(result[..., 0], axis=1) > 0)
-    np.testing.assert_allclose(result[..., 0], result[..., 2], atol=1e-6)
-    slopes = jax.jit(jax.grad(lambda x: jnp.sum(diff_augment.augment(key, x) ** 2)))(grey)
-    assert np.all(np.isfinite(slopes))
-    assert np.all(np.abs(slopes).sum((1, 2, 3)) > 0)
-
-
-def test_batch_deviation_is_that_of_every_group_of_four(key):
-    x = np.asarray(jax.random.normal(key, (8, 2, 2, 3)), np.float64)
-    result = np.asarray(batch_deviation(jnp.asarray(x, jnp.float32)))
-    np.testing.assert_allclose(result[..., :3], x, atol=1e-6)
-    for first in (0, 1):  # group g holds the pictures g, g + 2, g + 4, g + 6
-        expected = np.mean(np.std(x[first::2], axis=0))
-        np.testing.assert_allclose(result[first::2, :, :, 3], expected, rtol=1e-4)
-
-
 def test_fitted_codes_come_nearer_to_the_faces(key):
     generator = build_generator("pggan", {"resolution": 8, "z_dim": 6, "fmap_base": 64})
     params = generator.init(key)
@@ -276,125 +211,6 @@ def test_fitted_codes_come_nearer_to_the_faces(key):
         for x in (guess, found)
     ]
     assert distances[1] < 0.6 * distances[0]
-
-
-def eyes(key):
-    """Two feature networks, the second less deep, and their weights."""
-    networks = [
-        backbone("vgg", {"depths": [1] * len(widths), "widths": widths})
-        for widths in ([4, 6, 8], [5, 3])
-    ]
-    frozen = [network.init(key, network.tap_names) for network in networks]
-    return networks, frozen
-
-
-def test_heads_on_features_score_pictures_and_places_and_pass_gradients(key):
-    networks, frozen = eyes(key)
-    critic = projected(networks, 32, width=8)  # relu4_1 and relu5_1 would be smaller than 4 x 4
-    params = critic.init(key)
-    own = {"x1_pixels", "x1_0_relu1_1", "x1_0_relu2_1", "x1_0_relu3_1", "x1_1_relu1_1"}
-    own |= {"x1_1_relu2_1"}
-    assert {name for name in params if name.endswith("moments")} == {f"{x}_moments" for x in own}
-    by_place = {name.removesuffix("_score") for name in params if name.endswith("1_score")}
-    assert by_place == {"x1_0_relu2_1", "x1_0_relu3_1", "x1_1_relu2_1"}  # 16 places a side at most
-    images = jax.random.uniform(key, (3, 32, 32, 3), minval=-1)
-    score = jax.jit(lambda images: critic.judge(params, critic.see(frozen, images)))
-    scores = score(images)
-    assert scores.shape == (3, (6 + 3) * 16)
-    np.testing.assert_allclose(score(images[1:2])[0], scores[1], atol=1e-4)
-    slopes = jax.jit(jax.grad(lambda x: jnp.sum(score(x) ** 2)))(images)
-    assert np.all(np.abs(slopes).sum((1, 2, 3)) > 0)
-
-
-def test_a_head_of_moments_does_not_mind_where_things_are(key):
-    networks, frozen = eyes(key)
-    critic = projected(networks[:1], 32, width=8)
-    params = critic.init(key)
-    images = np.asarray(jax.random.uniform(key, (1, 32, 32, 3), minval=-1))
-    order = np.random.default_rng(0).permutation(32 * 32)
-    mixed = images.reshape(1, -1, 3)[:, order].reshape(images.shape)
-    seen = [{"x1_pixels": jnp.asarray(x), **critic.see(frozen[:1], x)} for x in (images, mixed)]
-    before, after = (np.asarray(critic.judge(params, x))[0, :16] for x in seen)
-    np.testing.assert_allclose(before, before[0])
-    np.testing.assert_allclose(after, before, atol=1e-4)
-    brighter = {**seen[0], "x1_pixels": jnp.asarray(images * [1, 1, 0.5])}
-    assert np.abs(np.asarray(critic.judge(params, brighter))[0, :16] - before).min() > 1e-3
-
-
-def test_windows_go_through_the_picture_in_reading_order():
-    images = np.random.default_rng(0).normal(size=(6, 8, 8, 2)).astype(np.float32)
-    result = windows(jnp.asarray(images), 4)
-    corners = [(0, 0), (0, 4), (4, 0), (4, 4), (0, 0), (0, 4)]
-    expected = [image[y : y + 4, x : x + 4] for image, (y, x) in zip(images, corners, strict=True)]
-    np.testing.assert_array_equal(result, expected)
-
-
-def test_large_pictures_are_judged_as_a_whole_and_by_a_window(key, monkeypatch):
-    monkeypatch.setattr("training.projected.VIEW", 16)
-    networks, frozen = eyes(key)
-    critic = projected(networks[:1], 32, width=8)
-    params = critic.init(key)
-    images = np.asarray(jax.random.uniform(key, (2, 32, 32, 3), minval=-1))
-    grain = np.zeros_like(images)
-    grain[:, :16, :16] = np.where(np.indices((16, 16)).sum(0) % 2, 1, -1)[None, :, :, None]
-    before, after = (
-        critic.judge(params, critic.see(frozen[:1], jnp.asarray(x)))
-        for x in (images, images + grain)
-    )
-    moved = np.abs(np.asarray(after - before)).reshape(2, 2, -1)  # picture, view, scores
-    np.testing.assert_allclose(moved[:, 0], 0, atol=1e-4)  # the grain is gone when scaled down
-    np.testing.assert_allclose(moved[1, 1], 0, atol=1e-4)  # the second's window is beside it
-    assert moved[0, 1].mean() > 1e-3
-
-
-def test_gradient_of_r1_equals_finite_differences(x64, key):
-    critic = discriminator(8, fmap_base=32, fmap_max=3)
-    critic = critic._replace(see=lambda gain, images: gain * images)
-    shapes = jax.eval_shape(critic.init, key)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
-    images = jnp.asarray(rng.normal(size=(4, 8, 8, 3)))
-
-    def penalty(params):
-        return train_adversarial.r1_penalty(params, images, 0.5, discriminator=critic)
-
-    slopes = jax.grad(lambda x: jnp.sum(critic.judge(params, 0.5 * x)))(images)
-    assert penalty(params).dtype == jnp.float64
-    np.testing.assert_allclose(penalty(params), np.mean(np.sum(np.square(slopes), (1, 2, 3))))
-    check_grads(jax.jit(penalty), (params,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
-
-
-def test_critic_and_generator_losses_are_logistic():
-    scores = np.random.default_rng(0).normal(size=(2, 4, 3))
-    judge = discriminator(8, fmap_base=32, fmap_max=3)._replace(judge=lambda gain, x: gain * x)
-    real, made = (jnp.asarray(x, jnp.float32) for x in scores)
-    loss, terms = train_adversarial.critic_loss(2.0, real, made, discriminator=judge)
-    chances = 1 / (1 + np.exp(-2 * scores))
-    expected = -np.log(chances[0]).mean() - np.log(1 - chances[1]).mean()
-    np.testing.assert_allclose([loss, terms["D"]], expected, rtol=1e-5)
-    fooled = train_adversarial.generator_loss(made, 2.0, discriminator=judge)
-    np.testing.assert_allclose(fooled, -np.log(chances[1]).mean(), rtol=1e-5)
-
-
-def test_augment_takes_the_kinds_asked_for(key):
-    images = jax.random.uniform(key, (2, 16, 16, 3), minval=0.5)
-    np.testing.assert_array_equal(diff_augment.augment(key, images, ()), images)
-    own = diff_augment.translate(jax.random.split(key, 3)[1], images)
-    np.testing.assert_array_equal(diff_augment.augment(key, images, ["translation"]), own)
-
-
-def test_adam_without_momentum_is_adam_with_b1_zero(key):
-    params = jnp.zeros((5,))
-    ours = train_adversarial.adam_without_momentum(0.1)
-    theirs = optax.adam(0.1, b1=0.0, b2=0.99)
-    states = ours.init(params), theirs.init(params)
-    for number in range(4):
-        grads = jax.random.normal(jax.random.fold_in(key, number), (5,))
-        a, mine = ours.update(grads, states[0])
-        b, other = theirs.update(grads, states[1])
-        states = mine, other
-        np.testing.assert_allclose(a, b, rtol=1e-5)
-    assert sum(x.size for x in jax.tree.leaves(mine)) < sum(x.size for x in jax.tree.leaves(other))
 
 
 def test_rows_beyond_the_faces_are_mirrored():
@@ -429,151 +245,6 @@ def test_pooled_features_equal_pytorch(data):
     pooled = squeezenet.pooled_features(squeezenet.read(data), image)
     assert pooled.shape == (1, 512)
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-
-
-def test_nearest_finds_a_mirrored_copy(key):
-    faces = np.asarray(jax.random.uniform(key, (5, 32, 32, 3)))
-    training = neighbours.small_pixels(faces)
-    queries = np.stack([faces[3], faces[2, :, ::-1] + 0.01])
-    found = neighbours.nearest(queries, training, neighbours.small_pixels)
-    assert found.rows.tolist() == [3, 2]
-    assert found.mirrored.tolist() == [False, True]
-    np.testing.assert_allclose(found.distance, [0, 0.01], atol=1e-3)
-    np.testing.assert_array_equal(neighbours.pictures(found, faces)[1], faces[2, :, ::-1])
-
-
-def test_landmarks_move_with_the_face():
-    image = np.zeros((60, 80, 3), np.uint8)
-    points = np.array([[30.0, 20.0], [45.0, 33.0], [37.0, 26.0]])
-    for x, y in points.astype(int):
-        image[y - 1 : y + 2, x - 1 : x + 2] = 255
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        crop, moved, side = ground_truth.face_crop(
-            Image.fromarray(image), np.array([28, 18, 20, 18.0]), points, size=128, rng=rng
-        )
-        assert 0.35 * 128 <= side <= 0.6 * 128
-        rows, columns = np.mgrid[:128, :128]
-        for x, y in moved:
-            near = np.hypot(columns - x, rows - y) < side / 8
-            weight = crop[..., 0] * near
-            centre = [(weight * axis).sum() / weight.sum() for axis in (columns, rows)]
-            assert np.hypot(centre[0] - x, centre[1] - y) < 0.5
-
-
-def test_known_warp_points_at_the_same_place_of_the_picture(key):
-    rows, columns = np.mgrid[:64, :64] / 63.0
-    photo = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.float32)
-    points = np.array([[20.0, 30.0], [40.0, 25.0], [32.0, 50.0]])
-    plain = ground_truth.Photometric(0.0, 0.0, 0.0, 0.0, 0.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ground_truth, "Photometric", lambda: plain)
-        match = ground_truth.known_warp(key, photo, points)
-    assert len(match.source_points) > 0
-    for (x, y), (u, v) in zip(match.source_points, match.target_points, strict=True):
-        colour = match.target[round(v), round(u), :2] * 63
-        assert np.hypot(colour[0] - y, colour[1] - x) < 1.5
-
-
-def test_other_draws_of_a_match_show_the_same_points():
-    rows, columns = np.mgrid[:64, :64] / 63.0
-    photo = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.float32)
-    points = np.array([[20.0, 30.0], [40.0, 25.0], [32.0, 50.0]])
-    match = ground_truth.Match(photo, photo[:, ::-1], points, points * [-1, 1] + [63, 0], 40.0)
-    drawn = ground_truth.drawn_again([match, match], 3, seed=0)
-    assert len(drawn) == 8
-    assert drawn[0] is match
-    assert drawn[4] is match
-    lengths = {found.length for found in drawn}
-    assert len(lengths) == 7  # each of its own size
-    assert all(40 / 1.21 < length < 40 * 1.21 for length in lengths)
-    for found in drawn:
-        assert len(found.source_points) == len(found.target_points) > 0
-        for (x, y), (u, v) in zip(found.source_points, found.target_points, strict=True):
-            ours, theirs = found.source[round(y), round(x)], found.target[round(v), round(u)]
-            assert np.hypot(*(ours - theirs)[:2] * 63) < 2
-
-
-def test_a_draw_that_loses_every_point_is_the_match_itself():
-    photo, corner = np.zeros((8, 8, 3), np.float32), np.array([[-5.0, -5.0]])
-    match = ground_truth.Match(photo, photo, corner, corner, 4.0)
-    assert all(found is match for found in ground_truth.drawn_again([match], 2, seed=0))
-
-
-def test_matching_finds_a_shift(key):
-    features = jax.random.normal(key, (1, 16, 16, 8))
-    target = jnp.roll(features, (2, 3), axis=(1, 2))
-    points = jnp.array([[5.5, 9.5], [21.5, 17.5]])  # centres of cells of 4 pixels
-    found = matching.match_points(
-        {"relu1_1": features}, {"relu1_1": target}, points, ("relu1_1",), size=64, grid=16
-    )
-    np.testing.assert_allclose(found, points + jnp.array([[12.0, 8.0]]), atol=1e-5)
-    elsewhere = np.asarray(found) + np.array([[3, 4], [0, 0]])  # the first is 5 pixels off
-    match = ground_truth.Match(None, None, None, elsewhere, 40.0)
-    assert matching.share_correct(np.asarray(found), match, 0.1).tolist() == [False, True]
-
-
-def test_agreement_sees_through_linear_maps_and_not_through_noise():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 5))
-    y = np.maximum(x @ rng.normal(size=(5, 7)), 0)
-    noise = rng.normal(size=(400, 7))
-    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
-    assert agreement.linear_cka(x, 3 * x @ turn + 1) == pytest.approx(1)
-    assert agreement.linear_cka(x, noise) < 0.1
-    kernel, bias = agreement.fit_ridge(x, x @ np.arange(10.0).reshape(5, 2) + 4)
-    np.testing.assert_allclose(kernel, np.arange(10.0).reshape(5, 2), atol=0.02)
-    np.testing.assert_allclose(bias, 4, atol=0.02)
-    halves = (x[:200], x[200:])
-    assert agreement.mapped_correlation(halves, (y[:200], y[200:])) > 0.8
-    assert abs(agreement.mapped_correlation(halves, (noise[:200], noise[200:]))) < 0.2
-
-
-# Commands
-
-
-def test_a_batch_holds_each_photo_twice_and_differently():
-    flat = [[Image.new("RGB", (64, 64), (grey, grey, grey)) for grey in (10, 130, 250)]]
-    rng = np.random.default_rng(0)
-    photo = [[picture(rng, 64)]]
-    first, second = photos.crop_batch(0, 0, photo, batch=2, size=32)
-    assert np.abs(first - second).mean() > 1e-3
-    assert photos.crop_batch(0, 0, flat, batch=5, size=8).shape == (5, 8, 8, 3)
-
-
-def test_sets_of_photos_are_drawn_by_the_square_root_of_their_size(monkeypatch):
-    monkeypatch.setattr(photos, "random_crop", lambda rng, photo, size: np.asarray(photo))
-    many, one = ([Image.new("L", (1, 1), grey)] * number for grey, number in ((0, 16), (1, 1)))
-    drawn = [photos.crop_batch(0, step, [many, one], batch=1, size=1) for step in range(400)]
-    assert np.mean(drawn) == pytest.approx(1 / 5, abs=0.06)
-
-
-def test_a_mixed_picture_holds_a_box_of_the_other_or_both_seen_through():
-    image, other = np.zeros((16, 16, 3), np.float32), np.ones((16, 16, 3), np.float32)
-    kinds = set()
-    for seed in range(20):
-        mixed = photos.mix(np.random.default_rng(seed), image, other)
-        rows, columns = (np.flatnonzero(mixed[..., 0].any(axis=axis)) for axis in (1, 0))
-        if mixed.max() == 1:
-            assert mixed[..., 0].sum() == len(rows) * len(columns)  # a whole box, nothing else
-            assert 4 <= len(rows) < 12
-            assert 4 <= len(columns) < 12
-        else:
-            assert 0.3 <= mixed.min() == mixed.max() <= 0.7
-        kinds.add(mixed.max() == 1)
-        assert mixed.dtype == np.float32
-    assert kinds == {True, False}
-
-
-def test_as_many_pictures_are_mixed_as_asked(monkeypatch):
-    monkeypatch.setattr(photos, "random_crop", lambda rng, photo, size: np.asarray(photo))
-    monkeypatch.setattr(photos, "mix", lambda rng, image, other: image + 1)
-    flat = [[Image.new("L", (1, 1), 0)]]
-    for share in (0, 0.25, 1):
-        drawn = [
-            photos.crop_batch(0, step, flat, batch=1, size=1, mixed=share) for step in range(400)
-        ]
-        assert np.mean(drawn) == pytest.approx(share, abs=0.06)
 
 
 def test_a_batch_of_aligned_faces_is_of_one_template_and_of_different_faces(data):
@@ -895,47 +566,6 @@ def test_moments_are_means_and_deviations_of_channels(features):
         cells = np.asarray(rows, np.float64).reshape(3, -1, rows.shape[-1])
         expected = np.concatenate([cells.mean(1), cells.std(1)], axis=1)
         np.testing.assert_allclose(found[tap], expected, atol=1e-5)
-
-
-def test_only_what_differs_is_told_apart():
-    rng = np.random.default_rng(0)
-    real, like = rng.normal(3, [1, 20, 0.01], size=(2, 3000, 3))
-    assert abs(separable.told_apart(real, like) - 0.5) < 0.05
-    other = np.copy(like)
-    other[:, 2] += 0.02  # two deviations: a threshold between is right in 84 of 100 cases
-    assert abs(separable.told_apart(real, other) - 0.841) < 0.02
-
-
-def test_how_far_a_network_is_ahead_is_told_pair_by_pair():
-    points = [np.array(hit, bool) for hit in ([1, 1], [1, 0], [0, 0], [1, 0], [0, 0], [0, 1])]
-    ours, theirs = ({"joined": {"PCK": points[part]}} for part in (slice(3), slice(3, 6)))
-    mean, low, high = evaluate_features.ahead(ours, theirs, seed=0)["joined"]["PCK"]
-    assert np.isclose(mean, (0.5 + 0.5 - 0.5) / 3)
-    assert -0.5 <= low < mean < high <= 0.5
-    assert evaluate_features.shares(ours) == {"joined": {"PCK": 0.5}}
-
-
-def test_how_far_ahead_is_told_by_pairs_of_which_there_are_several_draws():
-    points = [np.array([hit], bool) for hit in (1, 0, 0, 0, 1, 1, 0, 0)]
-    ours, theirs = ({"joined": {"PCK": points[part]}} for part in (slice(4), slice(4, 8)))
-    found = evaluate_features.ahead(ours, theirs, seed=0, alike=2)["joined"]["PCK"]
-    assert found[0] == pytest.approx(-0.25)
-    assert found[1:] == pytest.approx([-0.5, 0])  # of two pairs: one lost half, one nothing
-
-
-def test_stage_one_is_measured_as_the_package_matches_untuned(key):
-    network = backbone("vgg", {"depths": (1,) * 5, "widths": (4,) * 5})
-    config = CorrespondenceConfig(image_size=64, grid=16)
-    params = network.init(key, evaluate_features.TAPS)
-    rng = np.random.default_rng(0)
-    source, target = (jnp.asarray(picture(rng, 64), jnp.float32)[None] / 255 for _ in range(2))
-    optimizer = correspondence.default_optimizer(config)
-    state, pair = make_init(network, config, optimizer)(params, source, target)
-    warp = correspondence.make_warp(network, config)(state.params, pair)
-    sides = [network.apply(params, image, matching.JOINED) for image in (source, target)]
-    best = jax.jit(matching.best_cells, static_argnames="grid")(*sides, grid=16)
-    assert len(np.unique(best)) > 16
-    assert np.mean(np.asarray(best) == np.asarray(warp.best[0])) > 0.98  # but for ties
 
 
 def test_feature_evaluation_refuses_fewer_draws_than_none(tmp_path, data, features):

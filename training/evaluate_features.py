@@ -6,8 +6,8 @@ with the teachers on photos that nothing was trained on, matching against ground
 Writes `features.json` and prints one table.
 
 Taps of different widths are compared through a linear map, fitted by ridge regression on one half
-of the photos and tested on the other, and by linear CKA, which needs no map. The heads of the
-distillation are not used: they are not exported.
+of the photos and tested on the other and on SPair's photos of objects, and by linear CKA, which
+needs no map. The heads of the distillation are not used: they are not exported.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from training.matching import JOINED, best_cells, carried, match_points, share_c
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 STAGE_ONE = "stage 1"
 SAME_PLACE, AHEAD = "same position", "ours ahead of the stand-in"
+AGREEMENTS = ("agreement", "agreement on objects")
 POSITIONS = 256  # sampled from every photo and tap for the agreement
 THRESHOLDS = {"PCK@0.1": 0.1, "PCK@0.03": 0.03}
 
@@ -84,8 +85,11 @@ def sampled(
     return rows
 
 
-def agreement(everyone: dict[str, Contender], images: list[np.ndarray], seed: int) -> Row:
-    """tap -> network -> agreement with that tap's teacher."""
+def agreement(
+    everyone: dict[str, Contender], fitted: list[np.ndarray], tested: list[np.ndarray], seed: int
+) -> Row:
+    """tap -> network -> agreement with that tap's teacher on `tested`, of maps fitted on `fitted`."""
+    images, count = [*fitted, *tested], len(fitted)
     rows = {name: sampled(compiled(one), images, seed) for name, one in everyone.items()}
     result: Row = {}
     for tap in TAPS:
@@ -94,10 +98,9 @@ def agreement(everyone: dict[str, Contender], images: list[np.ndarray], seed: in
         result[tap] = {"teacher": teacher}
         for name in ("ours", "stand-in", "random"):
             if name != teacher:
-                mine, half = rows[name][tap], len(images) // 2
                 x, y = (
-                    (np.concatenate(part[:half]), np.concatenate(part[half:]))
-                    for part in (mine, true)
+                    (np.concatenate(part[:count]), np.concatenate(part[count:]))
+                    for part in (rows[name][tap], true)
                 )
                 result[tap][name] = {
                     "correlation": mapped_correlation(x, y),
@@ -234,14 +237,16 @@ def timing(everyone: dict[str, Contender], *, size: int, repeats: int) -> Row:
 
 def table(result: Row) -> str:
     """The measured numbers, a line each."""
-    lines = ["agreement with the teacher (correlation through a linear map, CKA)"]
-    for tap, cell in result["agreement"].items():
-        parts = [
-            f"{name} {value['correlation']:.3f} {value['cka']:.3f}"
-            for name, value in cell.items()
-            if name != "teacher"
-        ]
-        lines.append(f"  {tap} against {cell['teacher']}: {', '.join(parts)}")
+    lines = []
+    for kind in AGREEMENTS:
+        lines.append(f"{kind} with the teacher (correlation through a linear map, CKA)")
+        for tap, cell in result[kind].items():
+            parts = [
+                f"{name} {value['correlation']:.3f} {value['cka']:.3f}"
+                for name, value in cell.items()
+                if name != "teacher"
+            ]
+            lines.append(f"  {tap} against {cell['teacher']}: {', '.join(parts)}")
     for kind, cell in result["correspondence"].items():
         lines.append(f"{kind}: {cell['pairs']} pairs, {cell['points']} points, PCK@0.1 (@0.03)")
         for name in (SAME_PLACE, "ours", "real VGG-19", "stand-in", "random"):
@@ -268,6 +273,9 @@ def main(args: argparse.Namespace) -> Row:
     weights = load_weights(args.features)
     everyone = contenders(weights, args.data, args.seed)
     images = ground_truth.evaluation_photos(args.data, args.photos, args.size)
+    fitted, others = images[: len(images) // 2], images[len(images) // 2 :]
+    pairs = ground_truth.spair(args.data, args.size)
+    objects = [photo for pair in pairs for photo in (pair.source, pair.target)]
     result = {
         "file": args.features.name,
         "sha256": weights.sha256,
@@ -278,7 +286,10 @@ def main(args: argparse.Namespace) -> Row:
         "grid": args.grid,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "agreement": agreement(everyone, images, args.seed),
+        **{
+            kind: agreement(everyone, fitted, tested, args.seed)
+            for kind, tested in zip(AGREEMENTS, (others, objects), strict=True)
+        },
         "correspondence": correspondence(everyone, args),
         "seconds": timing(everyone, size=args.size, repeats=args.repeats),
     }
