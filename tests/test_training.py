@@ -318,6 +318,33 @@ def test_distillation_trains_resumes_and_exports(tmp_path, data, monkeypatch):
     assert_trees_equal(state.params, weights.params)
 
 
+def test_errors_are_relative_and_similarities_asked_of_the_taps_that_match(monkeypatch):
+    config = {"depths": (2, 1, 1, 1, 1), "widths": (2, 2, 3, 3, 4)}
+    monkeypatch.setattr(distill_features, "CONFIG", config)
+    student, rng = backbone("vgg", config), np.random.default_rng(0)
+    params = student.init(jax.random.key(0), ("relu5_1",))
+    images = jnp.asarray(rng.random((2, 32, 32, 3)), jnp.float32)
+    features = student.apply(params, images, student.tap_names)
+    heads, taught, expected = {}, {}, {}
+    for tap, value in features.items():
+        own = np.asarray(value[:1], np.float64)  # the teacher may have seen fewer pictures
+        kernel, bias = rng.normal(size=(own.shape[-1], 5)), rng.normal(size=5)
+        target = rng.random((*own.shape[:-1], 5))
+        heads[tap] = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+        taught[tap] = jnp.float32(target)
+        squared = (np.maximum(own @ kernel + bias, 0) - target) ** 2
+        weight = {"relu1_1": 4, "relu2_1": 2}.get(tap, 1)
+        expected[tap] = weight * squared.mean() / target.reshape(-1, 5).var(axis=0).mean()
+    total, terms = distill_features.loss_fn(
+        (params, heads), images, taught, None, jax.random.key(1), 0.0
+    )
+    for tap, value in expected.items():
+        np.testing.assert_allclose(terms[f"{tap} error"], value, rtol=1e-4)
+    of_similarity = {name.split()[0] for name in terms if name.endswith("similarity")}
+    assert of_similarity == {"relu3_1", "relu4_1", "relu5_1"}
+    np.testing.assert_allclose(total, sum(terms.values()), rtol=1e-5)
+
+
 def test_heads_of_a_student_that_is_there_are_fitted_by_least_squares(data, monkeypatch):
     config = {"depths": (2, 1, 1, 1, 1), "widths": (2, 2, 3, 3, 4)}
     monkeypatch.setattr(distill_features, "CONFIG", config)

@@ -1,11 +1,11 @@
 """Distils the bundled feature network from VGG-19: `python -m training.distill_features`.
 
 The student has VGG-19's shape and tap names up to relu5_1 at a quarter of its width. After every
-layer a linear head maps it to the teacher's channels (relative squared error), and the cosine
-similarities between positions, within and across pictures, must agree with the teacher's: that
-is what correspondence is computed from, and activations alone do not keep it. Layers between the
+layer a linear head maps it to the teacher's channels (relative squared error). Layers between the
 taps in use are taught too: four of them lie below relu5_1, and taught by its error alone they
-learn the photos at hand and not the teacher. With `--matching`
+learn the photos at hand and not the teacher. At the taps that correspondence is mostly computed
+from, the cosine similarities between positions, within and across pictures, must agree with the
+teacher's: activations alone do not keep them. With `--matching`
 places of random warps of the same pictures must be found again too (`warped.py`), and with
 `--aligned` parts of one face in another (`aligned.py`).
 """
@@ -32,6 +32,8 @@ from training.states import add_start_flags, blank, held, started
 
 WIDTHS = (16, 32, 64, 128, 128)
 CONFIG = {"depths": (*VGG19_DEPTHS[:4], 1), "widths": WIDTHS}
+# Errors weigh 1 but for these: the deeper layers' together pull ten times as hard at the first one.
+ERROR_WEIGHTS = {"relu1_1": 4.0, "relu2_1": 2.0}
 NUM_POSITIONS = 512  # sampled per tap for the similarity term
 NUM_FITTED, NUM_ROWS = 32, 16384  # crops and rows of each layer that heads are fitted to
 COARSEST = 2 ** (len(WIDTHS) - 1)  # pixels on a side of a cell of the deepest tap
@@ -138,10 +140,12 @@ def loss_fn(
         own = features[tap][: len(target)]
         predicted = jax.nn.relu(own @ head["kernel"] + head["bias"].reshape(1, 1, 1, -1))
         variance = jnp.var(target, axis=(0, 1, 2)).mean() + 1e-6
-        terms[f"{tap} error"] = jnp.mean((predicted - target) ** 2) / variance
-        tap_key = jax.random.fold_in(key, index)
-        difference = similarities(tap_key, own) - similarities(tap_key, target)
-        terms[f"{tap} similarity"] = 10 * jnp.mean(difference**2)
+        error = jnp.mean((predicted - target) ** 2) / variance
+        terms[f"{tap} error"] = ERROR_WEIGHTS.get(tap, 1.0) * error
+        if tap in warped.ALONE:
+            tap_key = jax.random.fold_in(key, index)
+            difference = similarities(tap_key, own) - similarities(tap_key, target)
+            terms[f"{tap} similarity"] = 10 * jnp.mean(difference**2)
     return sum(terms.values(), jnp.float32(0)), terms
 
 
