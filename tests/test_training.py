@@ -611,7 +611,13 @@ def test_feature_evaluation_writes_numbers(tmp_path, data, features):
     )
     result = evaluate_features.main(evaluate_features.parse(words))
     assert json.loads((tmp_path / "features.json").read_text()) == json.loads(json.dumps(result))
-    assert set(result["agreement"]) == set(evaluate_features.TAPS)
+    for kind in ("agreement", "agreement on objects"):
+        assert set(result[kind]) == set(evaluate_features.TAPS)
+        assert {result[kind][tap]["teacher"] for tap in evaluate_features.TAPS[:3]} == {
+            "real VGG-19"
+        }
+        assert -1 <= result[kind]["relu5_1"]["ours"]["correlation"] <= 1
+    assert result["agreement"] != result["agreement on objects"]
     assert result["correspondence"]["faces"]["points"] == 68
     assert {kind: cell["pairs"] for kind, cell in result["correspondence"].items()} == {
         **{"faces": 1, "known warps": 1, "SPair": 1, "WILLOW": 1},

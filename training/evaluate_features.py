@@ -73,11 +73,19 @@ def compiled(contender: Contender) -> Callable[[np.ndarray], Features]:
 
 
 def sampled(
-    features: Callable[[np.ndarray], Features], images: list[np.ndarray], seed: int
+    features: Callable[[np.ndarray], Features],
+    images: list[np.ndarray],
+    seed: int,
+    *,
+    first: int = 0,
 ) -> dict[str, list[np.ndarray]]:
-    """Rows of every tap at random positions, the same for every network. tap -> a row set each."""
+    """Rows of every tap at random positions, the same for every network. tap -> a row set each.
+
+    Args:
+      first: number of the first image, which with the seed draws the positions.
+    """
     rows: dict[str, list[np.ndarray]] = {}
-    for number, image in enumerate(images):
+    for number, image in enumerate(images, first):
         for tap, value in features(image).items():
             cells = np.asarray(value).reshape(-1, value.shape[-1])
             rng = np.random.default_rng((seed, number))
@@ -85,27 +93,31 @@ def sampled(
     return rows
 
 
-def agreement(
-    everyone: dict[str, Contender], fitted: list[np.ndarray], tested: list[np.ndarray], seed: int
+def agreements(
+    everyone: dict[str, Contender],
+    fitted: list[np.ndarray],
+    tested: dict[str, list[np.ndarray]],
+    seed: int,
 ) -> Row:
-    """tap -> network -> agreement with that tap's teacher on `tested`, of maps fitted on `fitted`."""
-    images, count = [*fitted, *tested], len(fitted)
-    rows = {name: sampled(compiled(one), images, seed) for name, one in everyone.items()}
+    """kind -> tap -> network -> agreement with that tap's teacher on `tested`, of maps fitted on `fitted`."""
+    all_of = {name: compiled(one) for name, one in everyone.items()}
+    known = {name: sampled(one, fitted, seed) for name, one in all_of.items()}
     result: Row = {}
-    for tap in TAPS:
-        teacher = "real VGG-19" if tap in rows["real VGG-19"] else "stand-in"
-        true = rows[teacher][tap]
-        result[tap] = {"teacher": teacher}
-        for name in ("ours", "stand-in", "random"):
-            if name != teacher:
-                x, y = (
-                    (np.concatenate(part[:count]), np.concatenate(part[count:]))
-                    for part in (rows[name][tap], true)
-                )
-                result[tap][name] = {
-                    "correlation": mapped_correlation(x, y),
-                    "cka": linear_cka(x[1], y[1]),
-                }
+    for kind, images in tested.items():
+        rows = {name: sampled(one, images, seed, first=len(fitted)) for name, one in all_of.items()}
+        result[kind] = {}
+        for tap in TAPS:
+            teacher = "real VGG-19" if tap in rows["real VGG-19"] else "stand-in"
+            cell: Row = {"teacher": teacher}
+            result[kind][tap] = cell
+            y = np.concatenate(known[teacher][tap]), np.concatenate(rows[teacher][tap])
+            for name in ("ours", "stand-in", "random"):
+                if name != teacher:
+                    x = np.concatenate(known[name][tap]), np.concatenate(rows[name][tap])
+                    cell[name] = {
+                        "correlation": mapped_correlation(x, y),
+                        "cka": linear_cka(x[1], y[1]),
+                    }
     return result
 
 
@@ -286,10 +298,9 @@ def main(args: argparse.Namespace) -> Row:
         "grid": args.grid,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        **{
-            kind: agreement(everyone, fitted, tested, args.seed)
-            for kind, tested in zip(AGREEMENTS, (others, objects), strict=True)
-        },
+        **agreements(
+            everyone, fitted, dict(zip(AGREEMENTS, (others, objects), strict=True)), args.seed
+        ),
         "correspondence": correspondence(everyone, args),
         "seconds": timing(everyone, size=args.size, repeats=args.repeats),
     }
