@@ -7,10 +7,7 @@ import optax
 from jax.test_util import check_grads
 
 from oeft_jax.models.backbone import backbone
-from training import (
-    diff_augment,
-    train_adversarial,
-)
+from training import diff_augment, train_adversarial
 from training.discriminator import batch_deviation, discriminator
 from training.projected import projected, windows
 

@@ -38,6 +38,7 @@ POSITIONS = 256  # sampled from every photo and tap for the agreement
 THRESHOLDS = {"PCK@0.1": 0.1, "PCK@0.03": 0.03}
 
 Row = dict[str, Any]
+Rows = dict[str, dict[str, list[np.ndarray]]]  # network -> tap -> a picture's rows
 Hits = dict[str, dict[str, list[np.ndarray]]]  # way of matching -> threshold -> a pair's points
 
 
@@ -93,32 +94,43 @@ def sampled(
     return rows
 
 
+def agreement(fitted: Rows, tested: Rows) -> Row:
+    """tap -> network -> agreement with that tap's teacher on `tested`, of maps fitted on `fitted`."""
+
+    def both(name: str, tap: str) -> tuple[np.ndarray, np.ndarray]:
+        return np.concatenate(fitted[name][tap]), np.concatenate(tested[name][tap])
+
+    result: Row = {}
+    for tap in TAPS:
+        teacher = "real VGG-19" if tap in fitted["real VGG-19"] else "stand-in"
+        result[tap] = {"teacher": teacher}
+        y = both(teacher, tap)
+        for name in ("ours", "stand-in", "random"):
+            if name != teacher:
+                x = both(name, tap)
+                result[tap][name] = {
+                    "correlation": mapped_correlation(x, y),
+                    "cka": linear_cka(x[1], y[1]),
+                }
+    return result
+
+
 def agreements(
     everyone: dict[str, Contender],
     fitted: list[np.ndarray],
     tested: dict[str, list[np.ndarray]],
     seed: int,
 ) -> Row:
-    """kind -> tap -> network -> agreement with that tap's teacher on `tested`, of maps fitted on `fitted`."""
-    all_of = {name: compiled(one) for name, one in everyone.items()}
-    known = {name: sampled(one, fitted, seed) for name, one in all_of.items()}
-    result: Row = {}
-    for kind, images in tested.items():
-        rows = {name: sampled(one, images, seed, first=len(fitted)) for name, one in all_of.items()}
-        result[kind] = {}
-        for tap in TAPS:
-            teacher = "real VGG-19" if tap in rows["real VGG-19"] else "stand-in"
-            cell: Row = {"teacher": teacher}
-            result[kind][tap] = cell
-            y = np.concatenate(known[teacher][tap]), np.concatenate(rows[teacher][tap])
-            for name in ("ours", "stand-in", "random"):
-                if name != teacher:
-                    x = np.concatenate(known[name][tap]), np.concatenate(rows[name][tap])
-                    cell[name] = {
-                        "correlation": mapped_correlation(x, y),
-                        "cka": linear_cka(x[1], y[1]),
-                    }
-    return result
+    """kind -> `agreement` on its photos, of maps fitted on the same ones."""
+
+    def rows(images: list[np.ndarray], first: int) -> Rows:
+        return {
+            name: sampled(compiled(one), images, seed, first=first)
+            for name, one in everyone.items()
+        }
+
+    known = rows(fitted, 0)
+    return {kind: agreement(known, rows(images, len(fitted))) for kind, images in tested.items()}
 
 
 def correct(one: Contender, matches: list[Match], *, size: int, grid: int) -> Hits:
@@ -187,11 +199,17 @@ def same_place(matches: list[Match]) -> dict[str, float]:
     }
 
 
-def correspondence(everyone: dict[str, Contender], args: argparse.Namespace) -> Row:
-    """kind of ground truth -> network -> way of matching -> threshold -> share of points that are right."""
+def correspondence(
+    everyone: dict[str, Contender], spair: list[Match], args: argparse.Namespace
+) -> Row:
+    """kind of ground truth -> network -> way of matching -> threshold -> share of points that are right.
+
+    Args:
+      spair: both ways.
+    """
     several = 2 * (1 + args.draws)  # of each pair, both ways
     few = {
-        "SPair": ground_truth.spair(args.data, args.size, both_ways=True),
+        "SPair": spair,
         "WILLOW": ground_truth.willow(args.data, args.size),
     }
     kinds = {
@@ -286,8 +304,8 @@ def main(args: argparse.Namespace) -> Row:
     everyone = contenders(weights, args.data, args.seed)
     images = ground_truth.evaluation_photos(args.data, args.photos, args.size)
     fitted, others = images[: len(images) // 2], images[len(images) // 2 :]
-    pairs = ground_truth.spair(args.data, args.size)
-    objects = [photo for pair in pairs for photo in (pair.source, pair.target)]
+    spair = ground_truth.spair(args.data, args.size, both_ways=True)
+    objects = [match.source for match in spair]  # of both ways, so every photo
     result = {
         "file": args.features.name,
         "sha256": weights.sha256,
@@ -301,7 +319,7 @@ def main(args: argparse.Namespace) -> Row:
         **agreements(
             everyone, fitted, dict(zip(AGREEMENTS, (others, objects), strict=True)), args.seed
         ),
-        "correspondence": correspondence(everyone, args),
+        "correspondence": correspondence(everyone, spair, args),
         "seconds": timing(everyone, size=args.size, repeats=args.repeats),
     }
     args.out.mkdir(parents=True, exist_ok=True)
