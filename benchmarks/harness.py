@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 from oeft_jax import process
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CPU = Path("/proc/cpuinfo")
+WIDE = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # they decide how products compare
 NAMES = ("jax", "numpy", "safetensors", "torch")
 SIGN = "measured: "  # what a child's answers begin with; libraries print too
 
@@ -56,15 +58,29 @@ def commit() -> str:
 
 
 def circumstances(device: str = "cpu") -> dict[str, Any]:
-    """Commit, versions and cores, to be kept beside numbers."""
+    """Commit, versions, processor and cores, to be kept beside numbers."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     return {
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in NAMES},
         "device": device,
+        "processor": processor(_CPU.read_text("utf-8") if _CPU.is_file() else ""),
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
     }
+
+
+def processor(described: str) -> str:
+    """The first processor's name and wide instructions, from the text of /proc/cpuinfo.
+
+    How PyTorch, plain JAX and ours compare depends on these instructions. Where the text names no
+    model (other systems, ARM) it is the architecture alone.
+    """
+    lines = (line.partition(":") for line in described.partition("\n\n")[0].splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    has = fields.get("flags", "").split()
+    name = fields.get("model name", platform.machine())
+    return ", ".join([name, *(word for word in WIDE if word in has)])
 
 
 def serve(make: Callable[[], Program]) -> None:

@@ -1,6 +1,7 @@
 """The benchmark of speed: every program runs at tiny sizes, and rows hold what they claim."""
 
 import json
+import platform
 import sys
 
 import pytest
@@ -54,6 +55,29 @@ def test_a_program_that_fails_leaves_the_others(together):
         assert "out of order" in throughput.line({**row, "seconds": []})
 
 
+SEVERAL = """processor\t: 0
+model name\t: Some Chip 9
+flags\t\t: fpu avx avx2 avx512fp16 amx_bf16
+
+processor\t: 1
+model name\t: Another
+flags\t\t: avx512f
+"""
+
+
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [
+        (SEVERAL, "Some Chip 9, avx2, amx_bf16"),
+        ("model name\t: No Flags: 2", "No Flags: 2"),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", platform.machine()),
+        ("", platform.machine()),
+    ],
+)
+def test_a_processor_is_named_with_its_wide_instructions(described, expected):
+    assert harness.processor(described) == expected
+
+
 @pytest.fixture
 def shared_programs(tmp_path, monkeypatch):
     """Children that are started with the same program need not compile it again."""
@@ -81,6 +105,7 @@ def test_fine_tuning_is_compared_with_plain_jax_and_pytorch(tmp_path, capsys):
     rate = 1 / ours["median_s"] / group["steps"]["pairs"]
     assert ours["pairs_per_second"] == pytest.approx(rate)
     assert report["versions"]["jax"]
+    assert report["processor"]
     assert "PyTorch eager, nchw" in capsys.readouterr().out
 
 
