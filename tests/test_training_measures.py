@@ -114,9 +114,55 @@ def test_agreement_sees_through_linear_maps_and_not_through_noise():
     kernel, bias = agreement.fit_ridge(x, x @ np.arange(10.0).reshape(5, 2) + 4)
     np.testing.assert_allclose(kernel, np.arange(10.0).reshape(5, 2), atol=0.02)
     np.testing.assert_allclose(bias, 4, atol=0.02)
-    halves = (x[:200], x[200:])
-    assert agreement.mapped_correlation(halves, (y[:200], y[200:])) > 0.8
-    assert abs(agreement.mapped_correlation(halves, (noise[:200], noise[200:]))) < 0.2
+
+    def on_the_other_half(target):
+        kernel, bias = agreement.fit_through_relu(x[:200], target[:200])
+        return agreement.correlation(np.maximum(x[200:] @ kernel + bias, 0), target[200:])
+
+    assert on_the_other_half(y) > 0.999
+    assert abs(on_the_other_half(np.maximum(noise, 0))) < 0.2
+
+
+def test_a_map_that_ends_in_a_relu_is_fitted_through_it():
+    rng = np.random.default_rng(0)
+    x, truth = rng.normal(size=(2000, 4)), rng.normal(size=(4, 6))
+    said = x @ truth - np.abs(truth).sum(axis=0)  # below 0 in nine of ten rows
+    y = np.maximum(said, 0)
+
+    def error(kernel, bias):
+        return np.mean((np.maximum(x @ kernel + bias, 0) - y) ** 2) / np.var(y)
+
+    assert 0.05 < np.mean(said > 0) < 0.15
+    assert error(*agreement.fit_ridge(x, y)) > 0.2
+    assert error(*agreement.fit_through_relu(x, y)) < 0.01
+
+
+def test_each_network_is_compared_with_the_real_one_padded_as_itself():
+    """Rows of the padded forms have nothing in common, so that what is taken shows."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for _ in range(2):
+        zeros, reflected, deep = (np.maximum(rng.normal(size=(300, 4)), 0) for _ in range(3))
+        first, last = evaluate_features.TAPS[:3], evaluate_features.TAPS[3:]
+        real = {tap: [zeros] for tap in first}
+        other = {tap: [reflected] for tap in first}
+        parts.append(
+            {
+                "real VGG-19": real,
+                evaluate_features.REFLECTED: other,
+                "ours": {**real, **{tap: [deep] for tap in last}},
+                "stand-in": {**other, **{tap: [deep] for tap in last}},
+                "random": {tap: [rng.normal(size=(300, 4))] for tap in (*first, *last)},
+            }
+        )
+    fitted, tested = parts
+    for tap, cell in evaluate_features.agreement(fitted, {"photos": tested})["photos"].items():
+        of_real = tap in evaluate_features.TAPS[:3]
+        assert cell["teacher"] == ("real VGG-19" if of_real else "stand-in")
+        assert {"ours", "stand-in", "random"} - set(cell) == (set() if of_real else {"stand-in"})
+        for name in {"ours", "stand-in"} & set(cell):
+            assert cell[name]["correlation"] > 0.999
+        assert cell["random"]["correlation"] < 0.3
 
 
 # Commands

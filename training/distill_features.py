@@ -89,15 +89,26 @@ def fitted_heads(
     taps = taught_taps()
     features = jax.jit(lambda p, x: backbone("vgg", CONFIG).apply(p, x, taps))(params, images)
     taught = jax.jit(teach)(arrays, images)
-    heads = {}
-    for tap in taps:
-        target = taught[tap]
-        pairs = (features[tap][: len(target)], target)
-        rows = [np.asarray(x).reshape(-1, x.shape[-1]) for x in pairs]
-        kept = slice(None, None, -(-len(rows[0]) // NUM_ROWS))
-        kernel, bias = fit_ridge(rows[0][kept], rows[1][kept])
-        heads[tap] = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
-    return heads
+    return {tap: fitted_map(features[tap][: len(taught[tap])], taught[tap]) for tap in taps}
+
+
+def fitted_map(x: jax.Array, y: jax.Array) -> Params:
+    """The linear map from features x [n, h, w, c] to y [n, h, w, d] of least squared error."""
+    rows = [np.asarray(part).reshape(-1, part.shape[-1]) for part in (x, y)]
+    kept = slice(None, None, -(-len(rows[0]) // NUM_ROWS))
+    kernel, bias = fit_ridge(rows[0][kept], rows[1][kept])
+    return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+
+
+def said(head: Params, features: jax.Array) -> jax.Array:
+    """What a head makes of features: [..., c] -> [..., d], not negative, as the teacher's."""
+    return jax.nn.relu(features @ head["kernel"] + head["bias"].reshape(1, 1, 1, -1))
+
+
+def relative_error(predicted: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean squared error in units of the channels' mean variance. [n, h, w, d] both."""
+    variance = jnp.var(target, axis=(0, 1, 2)).mean() + 1e-6
+    return jnp.mean((predicted - target) ** 2) / variance
 
 
 def similarities(key: jax.Array, features: jax.Array) -> jax.Array:
@@ -136,11 +147,9 @@ def loss_fn(
             )
         terms |= {name: matching * value for name, value in found.items()}
     for index, tap in enumerate(taps):
-        head, target = heads[tap], taught[tap]
+        target = taught[tap]
         own = features[tap][: len(target)]
-        predicted = jax.nn.relu(own @ head["kernel"] + head["bias"].reshape(1, 1, 1, -1))
-        variance = jnp.var(target, axis=(0, 1, 2)).mean() + 1e-6
-        error = jnp.mean((predicted - target) ** 2) / variance
+        error = relative_error(said(heads[tap], own), target)
         terms[f"{tap} error"] = ERROR_WEIGHTS.get(tap, 1.0) * error
         if tap in warped.ALONE:
             tap_key = jax.random.fold_in(key, index)
@@ -193,10 +202,7 @@ def train(args: argparse.Namespace) -> State:
     arrays = teachers.read(args.data)
     start = jax.jit(partial(init, optimizer=optimizer, arrays=arrays))
     key = jax.random.key(args.seed)
-    pictures = photos.load_photos(args.data)
-    if args.faces:
-        faces = photos.load_faces(args.data, 128, slice(None, -photos.HELD_OUT, args.faces))
-        pictures.append([photos.Image.fromarray(face) for face in faces])
+    pictures = photos.training_pictures(args.data, args.faces)
     sets: list[np.ndarray] = []
     if args.matching and args.aligned:
         sets = photos.load_aligned(args.data, args.aligned_size, every=ALIGNED_EVERY)

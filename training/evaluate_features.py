@@ -5,15 +5,18 @@ same network with random weights, and no matching at all (the same position). Me
 with the teachers on photos that nothing was trained on, matching against ground truth, time.
 Writes `features.json` and prints one table.
 
-Taps of different widths are compared through a linear map, fitted by ridge regression on one half
-of the photos and tested on the other and on SPair's photos of objects, and by linear CKA, which
-needs no map. The heads of the distillation are not used: they are not exported.
+Taps of different widths are compared through a linear map and a ReLU, fitted on one half of the
+photos and tested on the other and on SPair's photos of objects, and by linear CKA, which
+needs no map. The heads of the distillation are not used: they are not exported. What the real
+network says at a border depends on how it pads, so each is compared with it padded as itself: ours by
+zeros, as VGG-19 was trained, the distilled one by reflection.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +29,13 @@ from oeft_jax._types import Features, Params
 from oeft_jax.models.backbone import backbone
 from oeft_jax.weights import Weights, load_weights
 from training import cli, ground_truth, intervals, teachers
-from training.agreement import linear_cka, mapped_correlation
+from training.agreement import correlation, fit_through_relu, linear_cka
 from training.ground_truth import Match
 from training.matching import JOINED, best_cells, carried, match_points, share_correct
 
 TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 STAGE_ONE = "stage 1"
+REAL, REFLECTED, STAND_IN = "real VGG-19", "real VGG-19, padded by reflection", "stand-in"
 SAME_PLACE, AHEAD = "same position", "ours ahead of the stand-in"
 AGREEMENTS = ("agreement", "agreement on objects")
 POSITIONS = 256  # sampled from every photo and tap for the agreement
@@ -61,8 +65,8 @@ def contenders(weights: Weights, data: Path, seed: int) -> dict[str, Contender]:
     random = network.init(jax.random.fold_in(jax.random.key(seed), 1), TAPS)
     return {
         "ours": Contender(ours, weights.params, TAPS),
-        "real VGG-19": Contender(teachers.vgg_features, vgg, TAPS[:3]),
-        "stand-in": Contender(teachers.distilled_features, distilled, TAPS),
+        REAL: Contender(teachers.vgg_features, vgg, TAPS[:3]),
+        STAND_IN: Contender(teachers.distilled_features, distilled, TAPS),
         "random": Contender(ours, random, TAPS),
     }
 
@@ -94,24 +98,27 @@ def sampled(
     return rows
 
 
-def agreement(fitted: Rows, tested: Rows) -> Row:
-    """tap -> network -> agreement with that tap's teacher on `tested`, of maps fitted on `fitted`."""
+def agreement(fitted: Rows, tested: dict[str, Rows]) -> dict[str, Row]:
+    """kind -> tap -> network -> agreement with the tap's teacher on `tested`, of maps fitted on `fitted`.
 
-    def both(name: str, tap: str) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate(fitted[name][tap]), np.concatenate(tested[name][tap])
-
-    result: Row = {}
+    The real network is the teacher of the taps that it reaches; the stand-in's is padded as itself.
+    """
+    result: dict[str, Row] = {kind: {} for kind in tested}
     for tap in TAPS:
-        teacher = "real VGG-19" if tap in fitted["real VGG-19"] else "stand-in"
-        result[tap] = {"teacher": teacher}
-        y = both(teacher, tap)
-        for name in ("ours", "stand-in", "random"):
-            if name != teacher:
-                x = both(name, tap)
-                result[tap][name] = {
-                    "correlation": mapped_correlation(x, y),
-                    "cka": linear_cka(x[1], y[1]),
-                }
+        teacher = REAL if tap in fitted[REAL] else STAND_IN
+        for cell in result.values():
+            cell[tap] = {"teacher": teacher}
+        for name in ("ours", STAND_IN, "random"):
+            if name == teacher:
+                continue
+            own = REFLECTED if (name, teacher) == (STAND_IN, REAL) else teacher
+            x, y = (np.concatenate(fitted[one][tap]) for one in (name, own))
+            kernel, bias = fit_through_relu(x, y)
+            for kind, rows in tested.items():
+                x, y = (np.concatenate(rows[one][tap]) for one in (name, own))
+                said = np.maximum(x @ kernel + bias, 0)
+                found = {"correlation": correlation(said, y), "cka": linear_cka(x, y)}
+                result[kind][tap][name] = found
     return result
 
 
@@ -120,17 +127,17 @@ def agreements(
     fitted: list[np.ndarray],
     tested: dict[str, list[np.ndarray]],
     seed: int,
-) -> Row:
-    """kind -> `agreement` on its photos, of maps fitted on the same ones."""
+) -> dict[str, Row]:
+    """`agreement` on the photos of each kind, of maps fitted on the same ones."""
+    vgg, taps = everyone[REAL].params, everyone[REAL].taps
+    reflected = Contender(partial(teachers.vgg_features, reflected=True), vgg, taps)
+    programs = {name: compiled(one) for name, one in {**everyone, REFLECTED: reflected}.items()}
 
     def rows(images: list[np.ndarray], first: int) -> Rows:
-        return {
-            name: sampled(compiled(one), images, seed, first=first)
-            for name, one in everyone.items()
-        }
+        return {name: sampled(one, images, seed, first=first) for name, one in programs.items()}
 
-    known = rows(fitted, 0)
-    return {kind: agreement(known, rows(images, len(fitted))) for kind, images in tested.items()}
+    kinds = {kind: rows(images, len(fitted)) for kind, images in tested.items()}
+    return agreement(rows(fitted, 0), kinds)
 
 
 def correct(one: Contender, matches: list[Match], *, size: int, grid: int) -> Hits:
@@ -231,7 +238,7 @@ def correspondence(
         }
         result[kind] |= {name: shares(hit) for name, hit in hits.items()}
         if len(matches) > alike:
-            result[kind][AHEAD] = ahead(hits["ours"], hits["stand-in"], args.seed, alike=alike)
+            result[kind][AHEAD] = ahead(hits["ours"], hits[STAND_IN], args.seed, alike=alike)
     return result
 
 
@@ -250,7 +257,7 @@ def timing(everyone: dict[str, Contender], *, size: int, repeats: int) -> Row:
     """Seconds of one picture forward, and with the gradient of every weight; by deepest tap."""
     image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, size, size, 3)), jnp.float32)
     result: Row = {}
-    for name in ("ours", "real VGG-19", "stand-in"):
+    for name in ("ours", REAL, STAND_IN):
         one = everyone[name]
 
         def size_of(params: Params, images: jax.Array, one: Contender = one) -> jax.Array:
@@ -269,7 +276,7 @@ def table(result: Row) -> str:
     """The measured numbers, a line each."""
     lines = []
     for kind in AGREEMENTS:
-        lines.append(f"{kind} with the teacher (correlation through a linear map, CKA)")
+        lines.append(f"{kind} with the teacher (correlation through a linear map and a ReLU, CKA)")
         for tap, cell in result[kind].items():
             parts = [
                 f"{name} {value['correlation']:.3f} {value['cka']:.3f}"
@@ -279,7 +286,7 @@ def table(result: Row) -> str:
             lines.append(f"  {tap} against {cell['teacher']}: {', '.join(parts)}")
     for kind, cell in result["correspondence"].items():
         lines.append(f"{kind}: {cell['pairs']} pairs, {cell['points']} points, PCK@0.1 (@0.03)")
-        for name in (SAME_PLACE, "ours", "real VGG-19", "stand-in", "random"):
+        for name in (SAME_PLACE, "ours", REAL, STAND_IN, "random"):
             parts = [f"{t} {v['PCK@0.1']:.3f} ({v['PCK@0.03']:.3f})" for t, v in cell[name].items()]
             lines.append(f"  {name:14} {', '.join(parts)}")
         if AHEAD in cell:

@@ -39,6 +39,15 @@ def load_photos(data: Path, *, longest: int = 448) -> list[list[Image.Image]]:
     return photos
 
 
+def training_pictures(data: Path, faces: int) -> list[list[Image.Image]]:
+    """`load_photos`, and as a set of their own every `faces`-th aligned face; 0 for none."""
+    pictures = load_photos(data)
+    if faces:
+        found = load_faces(data, 128, slice(None, -HELD_OUT, faces))
+        pictures.append([Image.fromarray(face) for face in found])
+    return pictures
+
+
 def _pictures_in(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
 

@@ -1,7 +1,7 @@
 """The networks that the bundled feature network learns from, read from the data folder.
 
-Both take RGB in [0, 1] and pad by reflection: the real VGG-19 in its normalised form (to
-relu3_1), and a distilled VGG-19 (to relu5_1) whose linear heads map back to VGG-19's channels.
+Both take RGB in [0, 1]: the real VGG-19 in its normalised form (to relu3_1), and a distilled
+VGG-19 (to relu5_1), which pads by reflection and whose linear heads map back to VGG-19's channels.
 """
 
 from pathlib import Path
@@ -9,10 +9,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from oeft_jax._types import Features
-from oeft_jax.models.layers import DIMS, max_pool
+from oeft_jax.models.layers import conv, max_pool
 
 Arrays = dict[str, np.ndarray]
 VGG_LAYERS = ("2", "5", "pool", "9", "12", "pool", "16")
@@ -33,20 +32,30 @@ def read(data: Path) -> tuple[Arrays, Arrays]:
     return vgg, distilled
 
 
-def _conv(arrays: Arrays, name: str, x: jax.Array) -> jax.Array:
+def _conv(arrays: Arrays, name: str, x: jax.Array, *, reflected: bool = True) -> jax.Array:
     kernel = jnp.asarray(arrays[f"{name}.weight"], jnp.float32).transpose(2, 3, 1, 0)
-    pad = kernel.shape[0] // 2
+    bias = jnp.asarray(arrays[f"{name}.bias"], jnp.float32).reshape(1, 1, 1, -1)
+    if not reflected:
+        return conv(x, kernel) + bias
+    pad, (height, width) = kernel.shape[0] // 2, x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    y = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=DIMS)
-    return y + jnp.asarray(arrays[f"{name}.bias"], jnp.float32).reshape(1, 1, 1, -1)
+    return conv(x, kernel)[:, pad : pad + height, pad : pad + width] + bias
 
 
-def vgg_features(arrays: Arrays, images: jax.Array) -> Features:
-    """relu1_1, relu2_1, relu3_1 of the real network. [n, h, w, 3] in [0, 1]."""
+def vgg_features(arrays: Arrays, images: jax.Array, *, reflected: bool = False) -> Features:
+    """relu1_1, relu2_1, relu3_1 of the real network. [n, h, w, 3] in [0, 1].
+
+    Args:
+      reflected: pad by reflection, as where these weights come from and as the distilled network was
+        taught; else by zeros, as VGG-19 was trained and as the students pad.
+    """
     taps = {"2": "relu1_1", "9": "relu2_1", "16": "relu3_1"}
     x, features = _conv(arrays, "0", images), {}
     for layer in VGG_LAYERS:
-        x = max_pool(x) if layer == "pool" else jax.nn.relu(_conv(arrays, layer, x))
+        if layer == "pool":
+            x = max_pool(x)
+        else:
+            x = jax.nn.relu(_conv(arrays, layer, x, reflected=reflected))
         if layer in taps:
             features[taps[layer]] = x
     return features

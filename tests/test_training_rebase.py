@@ -1,0 +1,148 @@
+"""Teaching a feature network's first layers anew, and how the real teacher pads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from smooth_picture import picture
+
+from oeft_jax.models.backbone import backbone
+from oeft_jax.weights import load_weights, save_weights
+from training import distill_features, rebase_features, teachers
+
+CONFIG = {"depths": (2, 2, 2, 2, 1), "widths": (2, 2, 3, 3, 4)}
+LEARN = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1")
+STAY = ("conv4_2", "conv5_1")
+
+
+def teacher(rng):
+    """The real VGG-19's layers with few channels, but as many as it has at the taps."""
+    arrays = {"0.weight": np.eye(3)[:, :, None, None], "0.bias": np.zeros(3)}
+    sizes = {"2": (64, 3), "5": (4, 64), "9": (128, 4), "12": (4, 128), "16": (256, 4)}
+    for name, (out, into) in sizes.items():
+        arrays[f"{name}.weight"] = rng.normal(0, (2 / (9 * into)) ** 0.5, (out, into, 3, 3))
+        arrays[f"{name}.bias"] = rng.normal(0, 0.1, out)
+    return {name: np.float32(value) for name, value in arrays.items()}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for module in (distill_features, rebase_features):
+        monkeypatch.setattr(module, "CONFIG", CONFIG)
+    monkeypatch.setattr(rebase_features, "NUM_FITTED", 2)
+    smaller = [
+        stage._replace(batch=batch, size=32)
+        for stage, batch in zip(rebase_features.STAGES, (2, 2, 2, 1), strict=True)
+    ]
+    monkeypatch.setattr(rebase_features, "STAGES", tuple(smaller))
+
+
+@pytest.fixture
+def before(key):
+    return backbone("vgg", CONFIG).init(key, ("relu5_1",))
+
+
+def rms(value):
+    return float(jnp.sqrt(jnp.mean(value**2)))
+
+
+@pytest.mark.parametrize(("reflected", "mode"), [(False, "constant"), (True, "reflect")])
+def test_the_real_teacher_pads_as_asked(reflected, mode):
+    torch = pytest.importorskip("torch")
+    arrays = teacher(np.random.default_rng(0))
+    image = np.random.default_rng(1).random((1, 12, 16, 3), np.float32)
+    found = teachers.vgg_features(arrays, jnp.asarray(image), reflected=reflected)
+    x = torch.tensor(image).permute(0, 3, 1, 2)
+    expected = []
+    for name in ("2", "5", "pool", "9", "12", "pool", "16"):
+        if name == "pool":
+            x = torch.nn.functional.max_pool2d(x, 2)
+            continue
+        weight, bias = (torch.tensor(arrays[f"{name}.{part}"]) for part in ("weight", "bias"))
+        padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode=mode)
+        x = torch.relu(torch.nn.functional.conv2d(padded, weight, bias))
+        if name in ("2", "9", "16"):
+            expected.append(x.permute(0, 2, 3, 1).numpy())
+    for value, tap in zip(expected, rebase_features.TAUGHT, strict=True):
+        np.testing.assert_allclose(found[tap], value, rtol=1e-4, atol=1e-5 * value.max())
+
+
+def test_errors_of_what_is_kept_are_in_its_own_variance_and_weighed(before):
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((2, 32, 32, 3)), jnp.float32)
+    taps = (*rebase_features.TAUGHT, *rebase_features.kept_taps())
+    assert taps[3:] == ("relu3_2", "relu4_1")
+    features = backbone("vgg", CONFIG).apply(before, images, taps)
+    heads, taught, kept, expected = {}, {}, {}, {}
+    for tap, value in features.items():
+        own = np.asarray(value, np.float64)
+        if tap in rebase_features.TAUGHT:
+            kernel, bias = rng.normal(size=(own.shape[-1], 5)), rng.normal(size=5)
+            heads[tap] = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+            own = np.maximum(own @ kernel + bias, 0)
+        target = rng.random(own.shape)
+        (taught if tap in heads else kept)[tap] = jnp.float32(target)
+        variance = target.reshape(-1, target.shape[-1]).var(axis=0).mean()
+        expected[tap] = (1 if tap in heads else 3) * np.mean((own - target) ** 2) / variance
+    total, terms = rebase_features.loss_fn((before, heads), images, taught, kept, 3.0)
+    assert set(terms) == set(taps)
+    for tap, value in expected.items():
+        np.testing.assert_allclose(terms[tap], value, rtol=1e-4)
+    np.testing.assert_allclose(total, sum(expected.values()), rtol=1e-4)
+
+
+def test_the_next_layer_reads_the_old_channels_out_of_new_ones(before):
+    """New channels that are the old ones in another order and size say all that those said."""
+    order, size = np.array([2, 0, 1]), np.float32([0.5, 2.0, 3.0])
+    turned = {
+        name: part[..., order] * size.reshape((1,) * (part.ndim - 1) + (3,))
+        for name, part in before["conv3_1"].items()
+    }
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(np.stack([np.asarray(picture(rng, 64)) for _ in range(2)]) / 255.0)
+    images = images.astype(jnp.float32)
+    found = rebase_features.read_anew({**before, "conv3_1": turned}, before, images, "relu3_1")
+    apply = backbone("vgg", CONFIG).apply
+    was = apply(before, images, ("relu3_2",))["relu3_2"]
+    unread = apply({**before, "conv3_1": turned}, images, ("relu3_2",))["relu3_2"]
+    read = apply(found, images, ("relu3_2",))["relu3_2"]
+    assert rms(read - was) < 0.03 * rms(was) < 0.3 * rms(unread - was)
+
+
+def test_first_layers_learn_anew_and_then_all_to_the_last_one(tmp_path, before):
+    rng = np.random.default_rng(0)
+    for folder in ("w_vgg19_normalised", "w_vgg19_distilled16x", "cut"):
+        (tmp_path / folder).mkdir()
+    np.savez(tmp_path / "w_vgg19_normalised" / "vgg_normalised_conv3_1.npz", **teacher(rng))
+    np.savez(tmp_path / "w_vgg19_distilled16x" / "5SE.npz")
+    picture(rng, 64).save(tmp_path / "cut" / "photo.png")
+    start = tmp_path / "start.safetensors"
+    save_weights(start, before, network="vgg", config=CONFIG)
+    before = load_weights(start).params
+
+    def run(name, *more):
+        words = {"data": tmp_path, "start": start, "work": tmp_path / name}
+        words |= {"out": tmp_path / f"{name}.safetensors", "faces": 0}
+        flags = [word for k, v in words.items() for word in (f"--{k}", str(v))]
+        state = rebase_features.train(
+            rebase_features.parse([*flags, "--steps", "1", "1", "2", "1", *more])
+        )
+        return state, load_weights(tmp_path / f"{name}.safetensors")
+
+    def changed(params):
+        return {k for k in before if np.any(params[k]["kernel"] != before[k]["kernel"])}
+
+    whole, weights = run("whole")
+    assert int(whole.step) == 5
+    assert changed(weights.params) == set(LEARN)
+    assert weights.metadata == {"steps": "5", "images": str(2 + 2 + 4 + 1), "seed": "0"}
+    apply = backbone(weights.network, weights.config).apply
+    assert apply(weights.params, jnp.zeros((1, 32, 32, 3)), ("relu5_1",))["relu5_1"].shape[-1] == 4
+
+    learnt = (1, 3, 5, 5, 7)  # layers after every step; the next one reads anew only then
+    for done, num in enumerate(learnt, 1):  # stopped after every step
+        again, weights = run("again", "--minutes", "1e-9")
+        assert int(again.step) == done
+        assert changed(weights.params) == set(LEARN[:num])
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,207 @@
+"""Teaches the first layers of a feature network anew: `python -m training.rebase_features`.
+
+The first convolution of the bundled network had settled where a small slope does not lead to what the
+real VGG-19 says. Here it begins again from random weights. In stages the layers to relu1_1, relu2_1
+and relu3_1 learn from the real network alone; whenever one is done the layer after it is turned to
+read the old channels out of the new ones. At last those to relu4_1 learn to say what they said
+before, too; relu4_2 and deeper stay as they are, and with them what is matched.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from oeft_jax import checkpoint
+from oeft_jax._types import Features, Params, Taps
+from oeft_jax.models.backbone import backbone
+from training import cli, photos, teachers
+from training.distill_features import (
+    CONFIG,
+    NUM_FITTED,
+    State,
+    export,
+    fitted_map,
+    relative_error,
+    said,
+)
+from training.states import blank, started
+
+TAUGHT = ("relu1_1", "relu2_1", "relu3_1")  # that the real VGG-19 is read at
+AFTER = {"relu1_1": "conv1_2", "relu2_1": "conv2_2", "relu3_1": "conv3_2"}  # what reads them
+DEEPEST = "relu4_1"  # of the layers that learn
+
+
+class Stage(NamedTuple):
+    """A part of the training, with a schedule of its own."""
+
+    taught: Taps
+    keeps: bool  # whether later layers are asked for what they said before
+    rate: float
+    batch: int
+    size: int  # of crops, pixels
+
+
+STAGES = (
+    Stage(TAUGHT[:1], False, 1e-2, 32, 64),
+    Stage(TAUGHT[:2], False, 5e-3, 16, 64),
+    Stage(TAUGHT, False, 3e-3, 16, 64),
+    Stage(TAUGHT, True, 2e-3, 4, 128),
+)
+
+
+def kept_taps() -> Taps:
+    """The layers after the taught ones that learn."""
+    names = backbone("vgg", CONFIG).tap_names
+    return names[names.index(TAUGHT[-1]) + 1 : names.index(DEEPEST) + 1]
+
+
+def init(key: jax.Array, before: Params, vgg: teachers.Arrays) -> State:
+    """`before` with a random first layer; heads of nothing, fitted when their stage begins."""
+    fresh = backbone("vgg", CONFIG).init(key, TAUGHT[:1])
+    taught = jax.eval_shape(teachers.vgg_features, vgg, jnp.zeros((1, 16, 16, 3)))
+    heads = {}
+    for tap in TAUGHT:
+        shape = (CONFIG["widths"][int(tap[4]) - 1], taught[tap].shape[-1])
+        heads[tap] = {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[1:])}
+    params = jax.tree.map(jnp.copy, {**before, **fresh})  # the state is donated
+    return State(jnp.int32(0), jnp.int32(0), params, heads, _adam(1.0, 1).init((params, heads)))
+
+
+def _adam(rate: float, steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(rate, steps, 0.02))
+
+
+def begin(state: State, before: Params, images: jax.Array, vgg: teachers.Arrays, to: int) -> State:
+    """Stage number `to`: what it changes is fitted to `images`, and Adam begins again."""
+    params, newest = state.params, STAGES[to].taught[-1]
+    if to:
+        params = read_anew(params, before, images, STAGES[to - 1].taught[-1])
+    heads = state.heads
+    if to == 0 or newest != STAGES[to - 1].taught[-1]:
+        own = backbone("vgg", CONFIG).apply(params, images, (newest,))[newest]
+        heads = {**heads, newest: fitted_map(own, teachers.vgg_features(vgg, images)[newest])}
+    return state._replace(params=params, heads=heads, opt_state=_adam(1.0, 1).init((params, heads)))
+
+
+def read_anew(params: Params, before: Params, images: jax.Array, tap: str) -> Params:
+    """`params` whose layer after `tap` reads the old channels of it, as a linear map can."""
+    own, was = (backbone("vgg", CONFIG).apply(p, images, (tap,))[tap] for p in (params, before))
+    found, layer = fitted_map(own, was), before[AFTER[tap]]
+    kernel = jnp.einsum("io,hwoj->hwij", found["kernel"], layer["kernel"])
+    bias = layer["bias"] + jnp.einsum("o,hwoj->j", found["bias"], layer["kernel"])
+    return {**params, AFTER[tap]: {"kernel": kernel, "bias": bias}}
+
+
+def loss_fn(
+    trained: tuple[Params, Params],
+    images: jax.Array,
+    taught: Features,
+    kept: Features,
+    keep: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Relative errors of what heads say of the taught taps, and `keep` times those of the kept.
+
+    Args:
+      kept: what the layers to keep said before; empty for none.
+    """
+    params, heads = trained
+    features = backbone("vgg", CONFIG).apply(params, images, (*taught, *kept))
+    terms = {
+        tap: relative_error(said(heads[tap], features[tap]), target)
+        for tap, target in taught.items()
+    }
+    terms |= {tap: keep * relative_error(features[tap], was) for tap, was in kept.items()}
+    return sum(terms.values(), jnp.float32(0)), terms
+
+
+def make_step(stage: Stage, steps: int, keep: float) -> Any:
+    """The jitted training step of a stage of `steps` steps."""
+    optimizer = _adam(stage.rate, steps)
+
+    def step(
+        state: State, images: jax.Array, before: Params, vgg: teachers.Arrays
+    ) -> tuple[State, dict[str, jax.Array]]:
+        real = teachers.vgg_features(vgg, images)
+        taught = {tap: real[tap] for tap in stage.taught}
+        kept: Features = {}
+        if stage.keeps:
+            kept = backbone("vgg", CONFIG).apply(before, images, kept_taps())
+        trained = (state.params, state.heads)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, kept, keep)
+        # A layer that no term reaches has no slope, so Adam leaves it as it is.
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params, heads = optax.apply_updates(trained, updates)
+        return State(state.step + 1, state.images + len(images), params, heads, opt_state), terms
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def train(args: argparse.Namespace) -> State:
+    """Trains, saving every `--save-every` steps; continues what `--work` holds."""
+    vgg, _ = teachers.read(args.data)
+    before = started(args.start, "vgg", CONFIG)[0]
+    pictures = photos.training_pictures(args.data, args.faces)
+    state = init(jax.random.key(args.seed), before, vgg)
+    if checkpoint.latest(args.work) is not None:
+        state = checkpoint.restore(args.work, blank(lambda: state))
+    fitted_to = photos.crop_batch(args.seed, 0, pictures, batch=NUM_FITTED, size=128)
+    ends = np.cumsum(args.steps)
+    clock, is_late = cli.Clock(args.minutes), False
+    for number, (stage, steps) in enumerate(zip(STAGES, args.steps, strict=True)):
+        step = make_step(stage, steps, args.keep)
+        while int(state.step) < ends[number] and not is_late:
+            if int(state.step) == ends[number] - steps:
+                state = begin(state, before, jnp.asarray(fitted_to), vgg, number)
+            images = photos.crop_batch(
+                args.seed,
+                int(state.step),
+                pictures,
+                batch=stage.batch,
+                size=stage.size,
+                mixed=args.mixed,
+            )
+            state, terms = step(state, jnp.asarray(images), before, vgg)
+            done = int(state.step)
+            if done % args.log_every == 0:
+                text = " ".join(f"{name}={float(value):.4f}" for name, value in terms.items())
+                print(f"step {done} {clock.seconds():.0f}s {text}", flush=True)
+            is_late = clock.is_over()
+            if done % args.save_every == 0 or done == ends[-1] or is_late:
+                checkpoint.save(args.work, done, state)
+                card = {"steps": str(done), "images": str(int(state.images))}
+                export(state, args.out, {**card, "seed": str(args.seed)})
+    return state
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with photos and teachers")
+    parser.add_argument("--start", type=Path, required=True, help="weight file to teach anew")
+    parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
+    parser.add_argument("--out", type=Path, required=True, help="weight file to write")
+    parser.add_argument(
+        "--steps", type=int, nargs=len(STAGES), default=[600, 600, 600, 1200], help="of each stage"
+    )
+    parser.add_argument(
+        "--keep", type=float, default=2.0, help="weight of saying what was said before"
+    )
+    parser.add_argument("--faces", type=int, default=10, help="also every N-th face; 0 for none")
+    parser.add_argument(
+        "--mixed", type=float, default=0.1, help="share of pictures that are mixed from two photos"
+    )
+    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--save-every", type=int, default=500)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    cli.run(lambda: train(parse()))
