@@ -35,11 +35,12 @@ def read(data: Path) -> tuple[Arrays, Arrays]:
 def _conv(arrays: Arrays, name: str, x: jax.Array, *, reflected: bool = True) -> jax.Array:
     kernel = jnp.asarray(arrays[f"{name}.weight"], jnp.float32).transpose(2, 3, 1, 0)
     bias = jnp.asarray(arrays[f"{name}.bias"], jnp.float32).reshape(1, 1, 1, -1)
+    if kernel.shape[:2] == (1, 1):
+        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0]) + bias
     if not reflected:
         return conv(x, kernel) + bias
-    pad, (height, width) = kernel.shape[0] // 2, x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    return conv(x, kernel)[:, pad : pad + height, pad : pad + width] + bias
+    ring = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return conv(jnp.pad(x, ring, mode="reflect"), kernel)[:, 1:-1, 1:-1] + bias
 
 
 def vgg_features(arrays: Arrays, images: jax.Array, *, reflected: bool = False) -> Features:
