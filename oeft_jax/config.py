@@ -34,7 +34,7 @@ def option(default: Any, text: str, **extra: Any) -> Any:
 class CorrespondenceConfig:
     """Stage 1: correspondence fine-tuning (Sec. 3.2)."""
 
-    steps: int = option(30, "fine-tuning steps; 0 gives the untuned warp", low=0)
+    steps: int = option(20, "fine-tuning steps; 0 gives the untuned warp", low=0)
     features: str = option(
         "bundled", "feature network: 'bundled', a fetched network's name, or a .safetensors file"
     )
@@ -239,7 +239,7 @@ def _paper() -> Config:
 
 def _draft() -> Config:
     return Config(
-        CorrespondenceConfig(steps=20, image_size=128, grid=32),
+        CorrespondenceConfig(steps=10, image_size=128, grid=32),
         InversionConfig(composing_layers=(6,), num_codes=(10,), steps=30),
         output=OutputConfig(size="512"),
     )
