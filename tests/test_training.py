@@ -13,6 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from smooth_picture import picture
+from tiny_teachers import convolution, write_teachers
 
 from oeft_jax._checks import InputError
 from oeft_jax.models.backbone import backbone
@@ -60,33 +61,6 @@ def compiled_once_more(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_held_out(monkeypatch):
     monkeypatch.setattr(photos, "HELD_OUT", NUM_HELD_OUT)
-
-
-def convolution(rng, name, out, into, size=3):
-    deviation = (2 / (into * size * size)) ** 0.5
-    weight = rng.normal(0, deviation, (out, into, size, size))
-    return {f"{name}.weight": weight, f"{name}.bias": rng.normal(0, 0.1, out)}
-
-
-def write_teachers(folder, rng):
-    """The teachers' layers with few channels, but as many as they have at the taps."""
-    first = {"0.weight": np.eye(3)[:, :, None, None], "0.bias": np.zeros(3)}
-    sizes = {"2": (64, 3), "5": (4, 64), "9": (128, 4), "12": (4, 128), "16": (256, 4)}
-    vgg = {**first}
-    for name, (out, into) in sizes.items():
-        vgg |= convolution(rng, name, out, into)
-    distilled, into = {f"conv{name}": value for name, value in first.items()}, 3
-    for block, depth, full in ((1, 2, 64), (2, 2, 128), (3, 4, 256), (4, 4, 512), (5, 1, 512)):
-        for index in range(1, depth + 1):
-            distilled |= convolution(rng, f"conv{block}{index}", 4, into)
-            into = 4
-        distilled |= convolution(rng, f"conv{block}1_aux", full, 4, size=1)
-    for name, arrays in (
-        ("w_vgg19_normalised/vgg_normalised_conv3_1.npz", vgg),
-        ("w_vgg19_distilled16x/5SE.npz", distilled),
-    ):
-        (folder / name).parent.mkdir()
-        np.savez(folder / name, **{k: np.float32(v) for k, v in arrays.items()})
 
 
 def write_squeezenet(folder, rng):

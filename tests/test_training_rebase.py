@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from smooth_picture import picture
+from tiny_teachers import real_teacher, write_teachers
 
 from oeft_jax.models.backbone import backbone
 from oeft_jax.weights import load_weights, save_weights
@@ -12,17 +13,6 @@ from training import distill_features, rebase_features, teachers
 
 CONFIG = {"depths": (2, 2, 2, 2, 1), "widths": (2, 2, 3, 3, 4)}
 LEARN = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1")
-STAY = ("conv4_2", "conv5_1")
-
-
-def teacher(rng):
-    """The real VGG-19's layers with few channels, but as many as it has at the taps."""
-    arrays = {"0.weight": np.eye(3)[:, :, None, None], "0.bias": np.zeros(3)}
-    sizes = {"2": (64, 3), "5": (4, 64), "9": (128, 4), "12": (4, 128), "16": (256, 4)}
-    for name, (out, into) in sizes.items():
-        arrays[f"{name}.weight"] = rng.normal(0, (2 / (9 * into)) ** 0.5, (out, into, 3, 3))
-        arrays[f"{name}.bias"] = rng.normal(0, 0.1, out)
-    return {name: np.float32(value) for name, value in arrays.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +39,7 @@ def rms(value):
 @pytest.mark.parametrize(("reflected", "mode"), [(False, "constant"), (True, "reflect")])
 def test_the_real_teacher_pads_as_asked(reflected, mode):
     torch = pytest.importorskip("torch")
-    arrays = teacher(np.random.default_rng(0))
+    arrays = real_teacher(np.random.default_rng(0))
     image = np.random.default_rng(1).random((1, 12, 16, 3), np.float32)
     found = teachers.vgg_features(arrays, jnp.asarray(image), reflected=reflected)
     x = torch.tensor(image).permute(0, 3, 1, 2)
@@ -111,10 +101,8 @@ def test_the_next_layer_reads_the_old_channels_out_of_new_ones(before):
 
 def test_first_layers_learn_anew_and_then_all_to_the_last_one(tmp_path, before):
     rng = np.random.default_rng(0)
-    for folder in ("w_vgg19_normalised", "w_vgg19_distilled16x", "cut"):
-        (tmp_path / folder).mkdir()
-    np.savez(tmp_path / "w_vgg19_normalised" / "vgg_normalised_conv3_1.npz", **teacher(rng))
-    np.savez(tmp_path / "w_vgg19_distilled16x" / "5SE.npz")
+    write_teachers(tmp_path, rng)
+    (tmp_path / "cut").mkdir()
     picture(rng, 64).save(tmp_path / "cut" / "photo.png")
     start = tmp_path / "start.safetensors"
     save_weights(start, before, network="vgg", config=CONFIG)

@@ -32,6 +32,14 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="weight file to write")
 
 
+def add_run_flags(parser: argparse.ArgumentParser, *, log_every: int, save_every: int) -> None:
+    """How long a training runs, what it draws, and how often it says and saves where it is."""
+    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log-every", type=int, default=log_every)
+    parser.add_argument("--save-every", type=int, default=save_every)
+
+
 class Clock:
     """Time since a command began, and whether `minutes` are over (0 for no limit)."""
 

@@ -11,6 +11,7 @@ places of random warps of the same pictures must be found again too (`warped.py`
 """
 
 import argparse
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,10 +63,15 @@ def init(key: jax.Array, optimizer: optax.GradientTransformation, arrays: tuple[
     taught = jax.eval_shape(teach, arrays, jnp.zeros((1, COARSEST, COARSEST, 3)))
     heads = {}
     for index, tap in enumerate(taps):
-        shape = (WIDTHS[int(tap[4]) - 1], taught[tap].shape[-1])
+        shape = head_shape(tap, taught)
         kernel = jax.random.normal(jax.random.fold_in(key, index), shape) / shape[0] ** 0.5
         heads[tap] = {"kernel": kernel, "bias": jnp.zeros(shape[1:])}
     return State(jnp.int32(0), jnp.int32(0), params, heads, optimizer.init((params, heads)))
+
+
+def head_shape(tap: str, taught: Mapping[str, Any]) -> tuple[int, int]:
+    """Channels of the student and of its teacher at a tap."""
+    return CONFIG["widths"][int(tap[4]) - 1], taught[tap].shape[-1]
 
 
 def teach(arrays: tuple[Any, Any], images: jax.Array) -> Features:
@@ -230,18 +236,30 @@ def train(args: argparse.Namespace) -> State:
         if sets:
             pair = photos.face_batch(args.seed, int(state.step), sets, batch=2 * args.aligned)
         state, terms = step(key, state, images, pair, arrays)
-        done = int(state.step)
-        if done % args.log_every == 0:
-            text = " ".join(f"{name}={float(value):.3f}" for name, value in terms.items())
-            print(f"step {done} {clock.seconds():.0f}s {text}", flush=True)
-        is_late = clock.is_over()
-        if done % args.save_every == 0 or done == args.steps or is_late:
-            checkpoint.save(args.work, done, state)
-            card = {"steps": str(done), "images": str(int(state.images)), "seed": str(args.seed)}
-            export(state, args.out, card)
-        if is_late:
+        if step_ends(args, state, terms, clock, last=args.steps):
             break
     return state
+
+
+def step_ends(
+    args: argparse.Namespace,
+    state: State,
+    terms: Mapping[str, jax.Array],
+    clock: cli.Clock,
+    *,
+    last: int,
+) -> bool:
+    """Logs and saves after a step as `args` say; whether the time is over."""
+    done = int(state.step)
+    if done % args.log_every == 0:
+        text = " ".join(f"{name}={float(value):.3f}" for name, value in terms.items())
+        print(f"step {done} {clock.seconds():.0f}s {text}", flush=True)
+    is_late = clock.is_over()
+    if done % args.save_every == 0 or done == last or is_late:
+        checkpoint.save(args.work, done, state)
+        card = {"steps": str(done), "images": str(int(state.images)), "seed": str(args.seed)}
+        export(state, args.out, card)
+    return is_late
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -252,7 +270,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="weight file to write")
     add_start_flags(parser, "the heads")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=128, help="crop side in pixels")
     parser.add_argument("--faces", type=int, default=40, help="also every N-th face; 0 for none")
@@ -270,9 +287,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="pairs of aligned faces a step, to match with that weight too; 0 for none",
     )
     parser.add_argument("--aligned-size", type=int, default=192, help="their side in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=500)
+    cli.add_run_flags(parser, log_every=50, save_every=500)
     return parser.parse_args(arguments)
 
 

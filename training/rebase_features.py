@@ -24,10 +24,11 @@ from training.distill_features import (
     CONFIG,
     NUM_FITTED,
     State,
-    export,
     fitted_map,
+    head_shape,
     relative_error,
     said,
+    step_ends,
 )
 from training.states import blank, started
 
@@ -66,26 +67,31 @@ def init(key: jax.Array, before: Params, vgg: teachers.Arrays) -> State:
     taught = jax.eval_shape(teachers.vgg_features, vgg, jnp.zeros((1, 16, 16, 3)))
     heads = {}
     for tap in TAUGHT:
-        shape = (CONFIG["widths"][int(tap[4]) - 1], taught[tap].shape[-1])
+        shape = head_shape(tap, taught)
         heads[tap] = {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[1:])}
     params = jax.tree.map(jnp.copy, {**before, **fresh})  # the state is donated
-    return State(jnp.int32(0), jnp.int32(0), params, heads, _adam(1.0, 1).init((params, heads)))
+    return State(jnp.int32(0), jnp.int32(0), params, heads, _no_moments(params, heads))
 
 
 def _adam(rate: float, steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, steps, 0.02))
 
 
+def _no_moments(params: Params, heads: Params) -> optax.OptState:
+    """Adam's state before any step, which is the same for every schedule."""
+    return _adam(1.0, 1).init((params, heads))
+
+
 def begin(state: State, before: Params, images: jax.Array, vgg: teachers.Arrays, to: int) -> State:
     """Stage number `to`: what it changes is fitted to `images`, and Adam begins again."""
-    params, newest = state.params, STAGES[to].taught[-1]
-    if to:
-        params = read_anew(params, before, images, STAGES[to - 1].taught[-1])
-    heads = state.heads
-    if to == 0 or newest != STAGES[to - 1].taught[-1]:
+    params, heads, newest = state.params, state.heads, STAGES[to].taught[-1]
+    done = STAGES[to - 1].taught[-1] if to else None
+    if done is not None:
+        params = read_anew(params, before, images, done)
+    if newest != done:
         own = backbone("vgg", CONFIG).apply(params, images, (newest,))[newest]
         heads = {**heads, newest: fitted_map(own, teachers.vgg_features(vgg, images)[newest])}
-    return state._replace(params=params, heads=heads, opt_state=_adam(1.0, 1).init((params, heads)))
+    return state._replace(params=params, heads=heads, opt_state=_no_moments(params, heads))
 
 
 def read_anew(params: Params, before: Params, images: jax.Array, tap: str) -> Params:
@@ -166,15 +172,7 @@ def train(args: argparse.Namespace) -> State:
                 mixed=args.mixed,
             )
             state, terms = step(state, jnp.asarray(images), before, vgg)
-            done = int(state.step)
-            if done % args.log_every == 0:
-                text = " ".join(f"{name}={float(value):.4f}" for name, value in terms.items())
-                print(f"step {done} {clock.seconds():.0f}s {text}", flush=True)
-            is_late = clock.is_over()
-            if done % args.save_every == 0 or done == ends[-1] or is_late:
-                checkpoint.save(args.work, done, state)
-                card = {"steps": str(done), "images": str(int(state.images))}
-                export(state, args.out, {**card, "seed": str(args.seed)})
+            is_late = step_ends(args, state, terms, clock, last=ends[-1])
     return state
 
 
@@ -195,10 +193,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--mixed", type=float, default=0.1, help="share of pictures that are mixed from two photos"
     )
-    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=500)
+    cli.add_run_flags(parser, log_every=50, save_every=500)
     return parser.parse_args(arguments)
 
 

@@ -4,6 +4,7 @@ Both take RGB in [0, 1]: the real VGG-19 in its normalised form (to relu3_1), an
 VGG-19 (to relu5_1), which pads by reflection and whose linear heads map back to VGG-19's channels.
 """
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oeft_jax._types import Features
+from oeft_jax.models import vgg
 from oeft_jax.models.layers import conv, max_pool
 
 Arrays = dict[str, np.ndarray]
@@ -28,8 +30,8 @@ def read(data: Path) -> tuple[Arrays, Arrays]:
         "w_vgg19_normalised/vgg_normalised_conv3_1.npz",
         "w_vgg19_distilled16x/5SE.npz",
     )
-    vgg, distilled = (dict(np.load(data / name)) for name in names)
-    return vgg, distilled
+    real, distilled = (dict(np.load(data / name)) for name in names)
+    return real, distilled
 
 
 def _conv(arrays: Arrays, name: str, x: jax.Array, *, reflected: bool = True) -> jax.Array:
@@ -37,10 +39,8 @@ def _conv(arrays: Arrays, name: str, x: jax.Array, *, reflected: bool = True) ->
     bias = jnp.asarray(arrays[f"{name}.bias"], jnp.float32).reshape(1, 1, 1, -1)
     if kernel.shape[:2] == (1, 1):
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0]) + bias
-    if not reflected:
-        return conv(x, kernel) + bias
-    ring = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return conv(jnp.pad(x, ring, mode="reflect"), kernel)[:, 1:-1, 1:-1] + bias
+    convolve = partial(conv, kernel=kernel)
+    return (vgg.reflected(convolve, x) if reflected else convolve(x)) + bias
 
 
 def vgg_features(arrays: Arrays, images: jax.Array, *, reflected: bool = False) -> Features:

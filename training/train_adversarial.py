@@ -451,7 +451,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--critic-base", type=int, default=0, help="0: as --fmap-base")
     parser.add_argument("--critic-max", type=int, default=0, help="0: as --fmap-max or 64")
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the generator")
     parser.add_argument("--critic-rate", type=float, default=2e-3, help="of the discriminator")
@@ -462,9 +461,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--noise", type=float, default=0.15, help="deviation added to their codes")
     parser.add_argument("--perceptual", type=float, default=0.3, help="of each tap's error in it")
     parser.add_argument("--average", type=float, default=0.999, help="decay of the average")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=500)
+    cli.add_run_flags(parser, log_every=50, save_every=500)
     return parser.parse_args(arguments)
 
 

@@ -266,15 +266,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_generator_flags(parser)
     add_start_flags(parser, "codes")
     parser.add_argument("--steps", type=int, default=15000)
-    parser.add_argument("--minutes", type=float, default=0, help="save and stop after; 0: never")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--code-rate", type=float, default=0.03, help="step of a code's entries")
     parser.add_argument("--noise", type=float, default=0.15, help="deviation added to codes")
     parser.add_argument("--perceptual", type=float, default=0.3, help="weight of each tap's error")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log-every", type=int, default=100)
-    parser.add_argument("--save-every", type=int, default=1000)
+    cli.add_run_flags(parser, log_every=100, save_every=1000)
     return parser.parse_args(arguments)
 
 

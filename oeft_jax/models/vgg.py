@@ -84,12 +84,12 @@ class VGG(nn.Module):
             if block > 1 and index == 1:
                 x = max_pool(_with_even_edges(x) if self.pool_odd_edges else x)
             conv = Conv(self.widths[block - 1], name=f"conv{block}_{index}")
-            x = nn.relu(_reflected(conv, x) if self.padding == "reflect" else conv(x))
+            x = nn.relu(reflected(conv, x) if self.padding == "reflect" else conv(x))
             features[name] = x
         return {tap: features[tap] for tap in taps}
 
 
-def _reflected(conv: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+def reflected(conv: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """A 3 x 3 convolution padded by reflection: by zeros around that, whose ring is cut off."""
     return conv(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect"))[:, 1:-1, 1:-1]
 
