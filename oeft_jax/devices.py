@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from oeft_jax._checks import InputError
+from oeft_jax.jitted import jit_often
 
 PAIRS = "pairs"  # the mesh axis: one device, one pair
 OTHERS_MAY_TAKE = 30 * 24 * 3600  # s; a process that is done waits so long for the others
@@ -49,7 +50,7 @@ def spread(
     mapped = jax.shard_map(
         on_device, mesh=mesh, in_specs=tuple(in_specs), out_specs=own, check_vma=False
     )
-    return jax.jit(mapped, donate_argnums=donate)
+    return jit_often(mapped, donate_argnums=donate)
 
 
 def stack(trees: Sequence[Any], mesh: Mesh) -> Any:

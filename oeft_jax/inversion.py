@@ -20,11 +20,11 @@ from oeft_jax._types import Params, Terms
 from oeft_jax.composition import Latents, Plan, generate, init_latents, plan_of
 from oeft_jax.config import InversionConfig
 from oeft_jax.correspondence import NonFiniteError
+from oeft_jax.jitted import jit_often, jit_once
 from oeft_jax.metrics import SSIM_WINDOW, psnr, ssim
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.objective import Goal, down, make_goal, make_objective
-from oeft_jax.once import jit_once
 from oeft_jax.remember import remember
 
 Active = tuple[int, ...]  # places in the plan of the hypotheses that are still optimised
@@ -169,7 +169,7 @@ def make_step(
         state = state._replace(step=state.step + 1, trials=tuple(trials))
         return state, InversionInfo(losses, terms, best)
 
-    return jax.jit(step, donate_argnums=0, static_argnums=2)
+    return jit_often(step, donate_argnums=0, static_argnums=2)
 
 
 def make_finish(

@@ -14,7 +14,7 @@ import numpy as np
 
 from oeft_jax import pipeline, tuning
 from oeft_jax.config import Config
-from oeft_jax.once import quick
+from oeft_jax.jitted import quick
 from oeft_jax.pipeline import Parts
 from oeft_jax.products import DEFAULT, precision
 

@@ -18,9 +18,9 @@ from oeft_jax._checks import InputError
 from oeft_jax._types import Params
 from oeft_jax.config import SelectionConfig
 from oeft_jax.image import resize
+from oeft_jax.jitted import jit_once
 from oeft_jax.metrics import frechet_distance, frechet_to_statistics
 from oeft_jax.models.backbone import Backbone
-from oeft_jax.once import jit_once
 
 Scorer = Callable[[Sequence[np.ndarray], np.ndarray], np.ndarray]
 

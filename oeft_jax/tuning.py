@@ -20,9 +20,9 @@ from oeft_jax.checkpoint import Store
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.correspondence import CorrespondenceState, NonFiniteError, Pair, Warp
 from oeft_jax.devices import PAIRS, replicate, spread, stack
+from oeft_jax.jitted import jit_often, jit_once
 from oeft_jax.losses import Losses
 from oeft_jax.models.backbone import Backbone
-from oeft_jax.once import jit_once
 from oeft_jax.remember import remember
 
 HISTORY = (0.0, 0.1, 0.4, 1.0)  # parts of the run at which the warp is kept (Fig. 5)
@@ -72,7 +72,7 @@ def _make(
     step = correspondence.make_step(backbone, config, dict(losses), optimizer)
     warp = correspondence.make_warp(backbone, config)
     if mesh is None:
-        return Programs(step, jit_once(warp))
+        return Programs(jit_often(step, donate_argnums=1), jit_once(warp))
     own: Any = [OWN] * len(Pair._fields)
     pair = Pair(*own)._replace(phi=P(), start=P())
     return Programs(

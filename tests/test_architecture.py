@@ -12,7 +12,7 @@ import oeft_jax
 
 ROOT = Path(oeft_jax.__file__).parent
 LEVELS = (  # a module imports only from the lines above its own
-    ("_types", "_checks", "remember", "memory", "once", "schedule", "products"),
+    ("_types", "_checks", "remember", "memory", "jitted", "schedule", "products"),
     ("huge_pages", "models.winograd", "devices", "pair_list", "patches"),
     ("models.layers", "image", "checkpoint", "weights", "augment", "tiled"),
     ("models.vgg", "models.generator", "correlation", "metrics", "guided"),

@@ -112,7 +112,7 @@ def test_conv_and_its_gradients_are_xlas(always_winograd):
         return value, *pull(g)
 
     ours = jax.jit(lambda: pulled(layers.conv))()
-    xlas = pulled(lambda x, k: layers._conv_plain(x, k, (1, 1)))
+    xlas = pulled(lambda x, k: layers.conv_plain(x, k, (1, 1)))
     for one, other in zip(ours, xlas, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5 * float(jnp.abs(other).max()))
 

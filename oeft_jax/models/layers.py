@@ -17,7 +17,8 @@ DIMS = ("NHWC", "HWIO", "NHWC")
 MIN_PRODUCTS = 2**24  # pixels x channels in x channels out of a convolution worth Winograd's form
 
 
-def _conv_plain(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Array:
+def conv_plain(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Array:
+    """Stride-1 cross-correlation with `pads` zeros on each side, and its gradient, left to XLA."""
     padding = [(pad, pad) for pad in pads]
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=DIMS)
 
@@ -28,9 +29,9 @@ def _pads(x: jax.Array, g: jax.Array, kh: int, kw: int) -> tuple[int, int]:
 
 
 def _kernel_grad_plain(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
-    kernel = jnp.zeros((kh, kw, x.shape[-1], g.shape[-1]), x.dtype)
+    kernel = jax.ShapeDtypeStruct((kh, kw, x.shape[-1], g.shape[-1]), x.dtype)
     pads = _pads(x, g, kh, kw)
-    return jax.vjp(lambda k: _conv_plain(x, k, pads), kernel)[1](g)[0]
+    return jax.linear_transpose(lambda k: conv_plain(x, k, pads), kernel)(g)[0]
 
 
 def _kernel_grad_canonical(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
@@ -40,14 +41,15 @@ def _kernel_grad_canonical(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.
     a loop body or a branch it falls to a naive loop. This form does not depend on that pass.
     """
     pads = _pads(x, g, kh, kw)
-    grad = _conv_plain(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), pads)
+    grad = conv_plain(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), pads)
     return grad.transpose(1, 2, 0, 3)
 
 
+@partial(jax.jit, static_argnums=2)  # layers of one shape are traced and lowered once
 def _forward(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Array:
     """Winograd's form on a CPU where it measures faster, XLA's own everywhere else."""
     channels, features = kernel.shape[2:]
-    plain = partial(_conv_plain, pads=pads)
+    plain = partial(conv_plain, pads=pads)
     same = (*kernel.shape[:2], *pads) == (3, 3, 1, 1)
     if not same or min(channels, features) < 16 or not _is_long(x, features):
         return plain(x, kernel)
@@ -90,13 +92,17 @@ def _conv_bwd(
     kh, kw = kernel.shape[:2]
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     grad_x = _forward(g, turned, (kh - 1 - pads[0], kw - 1 - pads[1]))
-    grad_kernel = lax.platform_dependent(
+    return grad_x, _kernel_grad(x, g, kh, kw)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _kernel_grad(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
+    return lax.platform_dependent(
         x,
         g,
         cpu=partial(_kernel_grad_cpu, kh=kh, kw=kw),
         default=partial(_kernel_grad_plain, kh=kh, kw=kw),
     )
-    return grad_x, grad_kernel
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from oeft_jax.models.layers import conv, upsample_nearest
+from oeft_jax.models.layers import conv_plain, upsample_nearest
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -85,15 +85,15 @@ def _twice(x: jax.Array) -> jax.Array:
 
 
 def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return conv(upsample_nearest(x), kernel)
+    return conv_plain(upsample_nearest(x), kernel, (1, 1))
 
 
 def _grad_x(form: Form, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-    return jax.vjp(lambda x: form(x, kernel), x)[1](g)[0]
+    return jax.linear_transpose(lambda x: form(x, kernel), x)(g)[0]
 
 
 def _grad_kernel(form: Form, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-    return jax.vjp(lambda kernel: form(x, kernel), kernel)[1](g)[0]
+    return jax.linear_transpose(lambda kernel: form(x, kernel), kernel)(g)[0]
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
