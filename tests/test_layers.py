@@ -39,6 +39,24 @@ def assert_same(found, expected):
 # conv
 
 
+def test_convolutions_of_one_shape_are_lowered_once():
+    """Forward and both gradients: a second layer adds functions only where its shape is another."""
+
+    def functions(*sides):
+        pictures = [draw(0, 1, side, 8, 4) for side in sides]
+        kernels = [draw(1, 3, 3, 4, 4) for _ in sides]
+
+        def total(pictures, kernels):
+            return sum(loss(layers.conv)(*pair) for pair in zip(pictures, kernels, strict=True))
+
+        text = jax.jit(jax.grad(total, argnums=(0, 1))).lower(pictures, kernels).as_text()
+        return text.count("private @_forward"), text.count("private @_kernel_grad")
+
+    assert min(functions(8)) > 0
+    assert functions(8, 8, 8) == functions(8)
+    assert functions(8, 7) == tuple(2 * count for count in functions(8))
+
+
 @pytest.mark.parametrize(
     ("n", "h", "w", "inputs", "outputs", "kh", "kw"),
     [
