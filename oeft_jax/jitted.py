@@ -14,7 +14,11 @@ OFTEN = {"xla_backend_optimization_level": 1}  # three quarters of it, code as f
 
 def quick() -> dict[str, Any] | None:
     """Options of a program that a CPU compiles for longer than it runs; None elsewhere."""
-    return ONCE if jax.default_backend() == "cpu" else None
+    return _on_cpu(ONCE)
+
+
+def _on_cpu(options: dict[str, Any]) -> dict[str, Any] | None:
+    return options if jax.default_backend() == "cpu" else None
 
 
 def jit_once(function: Callable, **options: Any) -> Callable:
@@ -25,5 +29,4 @@ def jit_once(function: Callable, **options: Any) -> Callable:
 def jit_often(function: Callable, **options: Any) -> Callable:
     """`jax.jit` of a step. Takes its options; like `jit_once`, not for use inside another program."""
     least = jax.config.values["jax_disable_most_optimizations"]  # the user's own wish
-    chosen = None if least or quick() is None else OFTEN
-    return jax.jit(function, compiler_options=chosen, **options)
+    return jax.jit(function, compiler_options=None if least else _on_cpu(OFTEN), **options)
