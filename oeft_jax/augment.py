@@ -43,11 +43,26 @@ def _photometric_one(key: jax.Array, image: jax.Array, ranges: Photometric) -> j
 
     image = jnp.clip(image * draw(0, ranges.brightness), 0, 1)
     image = jnp.clip(dm_pix.adjust_contrast(image, draw(1, ranges.contrast)), 0, 1)
-    image = jnp.clip(dm_pix.adjust_saturation(image, draw(2, ranges.saturation)), 0, 1)
-    image = jnp.clip(dm_pix.adjust_hue(image, draw(3, ranges.hue, 0.0)), 0, 1)
+    image = _adjust_colour(image, draw(2, ranges.saturation), draw(3, ranges.hue, 0.0))
     deviation = jax.random.uniform(keys[4], (), maxval=ranges.noise)
     noise = deviation * jax.random.normal(keys[5], image.shape)
     return jnp.clip(image + noise, 0, 1)
+
+
+def _adjust_colour(image: jax.Array, saturation: jax.Array, turns: jax.Array) -> jax.Array:
+    """`dm_pix.adjust_saturation` by a factor and `dm_pix.adjust_hue`, without two equal numbers.
+
+    They ask which channel equals the largest. A compiler may compute a channel twice, to other last
+    bits, and then none does: the pixel's hue is another one.
+    """
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    value = jnp.max(image, axis=-1)
+    chroma = value - jnp.min(image, axis=-1)
+    divisor = jnp.where(chroma > 0, chroma, 1)
+    sixths = jnp.where(green > blue, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    sixths = jnp.where((red > green) & (red > blue), (green - blue) / divisor, sixths)
+    found = jnp.clip(saturation * chroma / jnp.where(value > 0, value, 1), 0, 1)
+    return dm_pix.hsv_to_rgb(jnp.stack([sixths / 6 + turns, found, value], axis=-1))
 
 
 def affine_matrix(key: jax.Array, size: int, ranges: Geometric) -> jax.Array:

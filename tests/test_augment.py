@@ -3,6 +3,7 @@
 import colorsys
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -222,6 +223,38 @@ def test_hue_turns_fill_their_range_and_leave_saturation_and_value(key):
     assert_uniform(found[:, 0] - hue, -0.1, 0.1)
     np.testing.assert_allclose(found[:, 1], saturation, atol=1e-4)
     np.testing.assert_allclose(found[:, 2], value, atol=1e-4)
+
+
+def turned(pixel, factor, turns):
+    hue, saturation, value = colorsys.rgb_to_hsv(*map(float, pixel))
+    return colorsys.hsv_to_rgb((hue + turns) % 1, min(saturation * factor, 1), value)
+
+
+@pytest.mark.parametrize(("factor", "turns"), [(1.0, 0.0), (1.2, 0.1), (0.8, -0.1), (3.0, 0.7)])
+def test_colours_are_those_of_colorsys(factor, turns):
+    levels = np.array([0.0, 1e-7, 0.25, 0.5, 0.5000001, 1.0], np.float32)  # equal, close and apart
+    pixels = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    found = np.asarray(jax.jit(augment._adjust_colour)(pixels, factor, turns))[0]
+    expected = [turned(pixel, factor, turns) for pixel in pixels[0]]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def asked(program):
+    """The equations of a program that ask whether two floating numbers are equal, at any depth."""
+    for equation in program.eqns:
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from asked(inner)
+        floats = all(jnp.issubdtype(x.aval.dtype, jnp.floating) for x in equation.invars)
+        if equation.primitive.name == "eq" and floats:
+            yield equation
+
+
+def test_nothing_hangs_on_two_equal_numbers(key, images):
+    # Computed twice in a program, they may differ in the last bits: a fused multiplication rounds less.
+    program = jax.make_jaxpr(lambda *x: augment.photometric(*x, augment.Photometric()))(key, images)
+    assert not list(asked(program.jaxpr))
+    doubted = jax.make_jaxpr(lambda x: jax.jit(lambda y: y == x)(x + 1))(1.0)
+    assert list(asked(doubted.jaxpr))  # the question would be found
 
 
 def test_noise_is_gaussian_with_a_uniform_deviation(key):
