@@ -20,10 +20,14 @@ def fit_ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Linear map (kernel [c, d], bias [d]) from x to y with the least regularised error."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     mean_x, mean_y = x.mean(0), y.mean(0)
-    gram = (x - mean_x).T @ (x - mean_x) / len(x)
-    damping = (RIDGE * np.trace(gram) / len(gram) + 1e-12) * np.eye(len(gram))
-    kernel = np.linalg.solve(gram + damping, (x - mean_x).T @ (y - mean_y) / len(x))
+    gram = (x - mean_x).T @ (x - mean_x) / len(x) + _ridge(x) * np.eye(x.shape[1])
+    kernel = np.linalg.solve(gram, (x - mean_x).T @ (y - mean_y) / len(x))
     return kernel, mean_y - mean_x @ kernel
+
+
+def _ridge(x: np.ndarray) -> float:
+    """What is added to the mean square along every axis; above 0 for an x of zeros too."""
+    return float(RIDGE * np.var(x, axis=0, dtype=np.float64).mean() + 1e-12)
 
 
 def fit_through_relu(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +39,7 @@ def fit_through_relu(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     ones = np.ones((len(x), 1))
     inputs = np.concatenate([x, ones], axis=1).astype(np.float64)
-    damping = np.diag([*np.full(x.shape[1], RIDGE * np.var(x, axis=0).mean()), 0.0]) * len(x)
+    damping = np.diag([*np.full(x.shape[1], _ridge(x)), 0.0]) * len(x)  # the bias is free
     kernel, bias = fit_ridge(x, y)
     maps = np.concatenate([kernel, bias.reshape(1, -1)])
     for channel in range(y.shape[1]):
@@ -45,7 +49,7 @@ def fit_through_relu(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
             if np.array_equal(before, active):
                 break
             rows = inputs[active]
-            gram = rows.T @ rows + damping + 1e-12 * np.eye(len(damping))
+            gram = rows.T @ rows + damping
             maps[:, channel] = np.linalg.solve(gram, rows.T @ target[active])
     return maps[:-1], maps[-1]
 
