@@ -10,6 +10,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from xla_flags import FLAGS
+
+os.environ.setdefault("XLA_FLAGS", FLAGS)  # read when the first program is compiled
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,7 +38,7 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def full_compile():
-    """For modules that test kernels or what a program needs: compiled as for users."""
+    """For modules that test kernels or what a program needs: optimised as for users."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import inversion as oracle
+from xla_flags import FLAGS
 
 from oeft_jax import composition
 from oeft_jax.composition import Latents, generate, init_latents, plan_of
@@ -199,7 +200,7 @@ def test_mesh_of_eight_devices_gives_the_same_pictures():
         check=False,
         env={
             **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=8",
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
         },

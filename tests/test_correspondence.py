@@ -357,6 +357,23 @@ def test_gradient_is_that_of_finite_differences(x64, key):
     np.testing.assert_allclose(along, (up - down) / (2 * eps), rtol=1e-5)
 
 
+def test_loss_and_gradient_do_not_hang_on_how_loops_are_made_into_code(x64, key):
+    """A number that a program computes twice may have other last digits; nothing may ask for more."""
+    settings = config(augment=True, lambda_structure=3.0, lambda_local_structure=2.0)
+    _, pair = begin(settings)
+    pair = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), pair)
+    loss_fn = jax.value_and_grad(
+        ours.make_loss(VGG, settings, default_losses(settings)), has_aux=True
+    )
+    lowered = jax.jit(loss_fn).lower(pair.start, pair, key)
+    found = [
+        lowered.compile({"xla_cpu_use_fusion_emitters": new})(pair.start, pair, key)
+        for new in (False, True)
+    ]
+    assert float(found[0][0][0]) > 0.1
+    chex.assert_trees_all_close(*found, rtol=1e-9, atol=1e-9)
+
+
 # Warp and other networks
 
 

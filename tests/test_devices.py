@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_networks import fill
+from xla_flags import FLAGS
 
 import oeft_jax
 
@@ -29,9 +30,9 @@ def given(tmp_path_factory):
 
 
 def environment(folder, **more):
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_PLATFORMS": "cpu"}
-    return {**kept, **cache, "PYTHONPATH": str(ROOT), **more}
+    own = {"XLA_FLAGS": FLAGS, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **cache, **own, **more}
 
 
 # Devices
@@ -42,7 +43,7 @@ def groups(given, tmp_path_factory):
     """What group_program.py says of pairs in groups on 8 devices."""
     words = [sys.executable, str(Path(__file__).with_name("group_program.py"))]
     words += [str(given), str(tmp_path_factory.mktemp("states"))]
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{FLAGS} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         words, env=environment(given, XLA_FLAGS=flags), capture_output=True, text=True, timeout=400
     )

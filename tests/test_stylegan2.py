@@ -348,16 +348,17 @@ def test_random_noise_without_a_key_or_in_an_inversion_is_refused(make):
         generator.head(params, codes_of(2), 1)
 
 
-def test_without_noise_weights_every_mode_gives_the_same_image():
-    params = random_params(stylegan2(8, **SMALL))
+def test_without_noise_weights_every_mode_gives_the_same_image(x64):
+    params = jax.tree.map(jnp.float64, random_params(stylegan2(8, **SMALL)))
     for name in [name for name in params if name.startswith("layer")]:
         params[name] = params[name] | {"noise_strength": jnp.zeros(())}
     images = [
         jax.jit(stylegan2(8, noise_mode=mode, **SMALL).sample)(params, latents(), noise_key=key)
         for mode, key in (("stored", None), ("none", None), ("random", jax.random.key(0)))
     ]
-    np.testing.assert_array_equal(images[0], images[1])
-    np.testing.assert_array_equal(images[0], images[2])
+    assert images[0].dtype == jnp.float64
+    for other in images[1:]:  # another program each, whose last digits may be others
+        np.testing.assert_allclose(images[0], other, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["stored", "random"])
