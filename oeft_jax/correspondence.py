@@ -5,7 +5,6 @@ weights), `step` is one Adam step on the original and an augmented pair, `run` l
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from oeft_jax import dense
 from oeft_jax import losses as L
-from oeft_jax._types import Features, Params, Terms
+from oeft_jax._types import Features, Params, Taps, Terms
 from oeft_jax.augment import Geometric, Photometric, geometric, photometric
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.consensus import consensus_matches
@@ -132,9 +131,7 @@ def init(
     taps, of_phi = tuple(config.taps), phi_taps(config)
     whole, local = structure_taps(config)
     seen = tuple(sorted({*taps, *of_phi, *whole, *local}))
-    # Nothing is tuned yet, so one pass of one network shows all there is to see.
-    both = backbone.apply(params, jnp.concatenate([source, target]), seen)
-    of_source, of_target = ({tap: x[i : i + 1] for tap, x in both.items()} for i in (0, 1))
+    of_source, of_target = _untuned(backbone, params, source, target, seen)
     queries, keys = ({tap: x[tap] for tap in taps} for x in (of_source, of_target))
     scales = Scales(*(layer_scales(x, config.layer_scale) for x in (queries, keys)))
     names = ("shared",) if config.shared_weights else ("source", "target")
@@ -147,7 +144,7 @@ def init(
         target_phi={tap: of_target[tap] for tap in of_phi},
         source_structure=structure_of(of_source, whole, local),
         start=start,
-        known=_known(lambda: _matched(queries, keys, scales, config)[0], config),
+        known=_known(of_source, of_target, scales, config),
     )
     tuned = jax.tree.map(jnp.copy, start)  # the state is donated, `start` must outlive it
     return CorrespondenceState(jnp.int32(0), tuned, optimizer.init(tuned)), pair
@@ -213,11 +210,23 @@ def matches_of(
     return _guided(found, pair.known, config)
 
 
-def _known(untuned: Callable[[], Matches], config: CorrespondenceConfig) -> Known:
-    """Of a pair whose untuned matches `untuned` computes."""
+def _untuned(
+    backbone: Backbone, phi: Params, source: jax.Array, target: jax.Array, taps: Taps
+) -> tuple[Features, Features]:
+    """What the network that nothing has tuned, one for both pictures, sees in them, in one pass."""
+    both = backbone.apply(phi, jnp.concatenate([source, target]), taps)
+    of_source, of_target = ({tap: x[i : i + 1] for tap, x in both.items()} for i in (0, 1))
+    return of_source, of_target
+
+
+def _known(
+    of_source: Features, of_target: Features, scales: Scales, config: CorrespondenceConfig
+) -> Known:
+    """Of a pair, from what the untuned network sees, at `config.taps` among others."""
     if not (config.prior or config.layout):
         return Known()
-    found = untuned()
+    queries, keys = ({tap: x[tap] for tap in config.taps} for x in (of_source, of_target))
+    found = _matched(queries, keys, scales, config)[0]
     window, alpha = config.consensus, config.alpha
     layout = layout_of(found, window=window, alpha=alpha) if config.layout else None
     return Known(found if config.prior else None, layout)
@@ -261,6 +270,23 @@ def _keys(
     return _cells(features, scales, config)
 
 
+def _of_drawn(
+    pair: Pair,
+    source: jax.Array,
+    target: jax.Array,
+    backbone: Backbone,
+    config: CorrespondenceConfig,
+) -> tuple[Features, Known]:
+    """(`target_phi`, `known`) of a pair drawn from another."""
+    taps = phi_taps(config)
+    if not (config.prior or config.layout):  # the source need not be seen
+        return backbone.apply(pair.phi, target, taps), Known()
+    seen = tuple(sorted({*config.taps, *taps}))
+    of_source, of_target = _untuned(backbone, pair.phi, source, target, seen)
+    known = _known(of_source, of_target, pair.scales, config)
+    return {tap: of_target[tap] for tap in taps}, known
+
+
 def make_loss(
     backbone: Backbone, config: CorrespondenceConfig, losses: L.Losses
 ) -> Callable[[Params, Pair, jax.Array], tuple[jax.Array, Terms]]:
@@ -272,18 +298,19 @@ def make_loss(
         if config.augment:  # both pairs pass in every step, as one batch of two
             keys = jax.random.split(key, 3)
             key = keys[2]
-            augmented = geometric(keys[1], target, Geometric())
-            augmented_phi = backbone.apply(pair.phi, augmented, phi_taps(config))
-            source = jnp.concatenate([source, photometric(keys[0], source, Photometric())])
-            target = jnp.concatenate([target, augmented])
-            target_phi = {
-                tap: jnp.concatenate([value, augmented_phi[tap]])
-                for tap, value in target_phi.items()
-            }
-        match = partial(correlate, backbone=backbone, config=config)
-        matches, source_cells = match(params, source, target, pair.scales)
-        if config.augment:  # pictures that were not there before
-            known = _known(lambda: match(pair.start, source, target, pair.scales)[0], config)
+            drawn = (
+                photometric(keys[0], source, Photometric()),
+                geometric(keys[1], target, Geometric()),
+            )
+            drawn_phi, drawn_known = _of_drawn(pair, *drawn, backbone, config)
+            source, target, target_phi, known = jax.tree.map(
+                lambda own, new: jnp.concatenate([own, new]),
+                (source, target, target_phi, known),
+                (*drawn, drawn_phi, drawn_known),
+            )
+        matches, source_cells = correlate(
+            params, source, target, pair.scales, backbone=backbone, config=config
+        )
         matches = _guided(matches, known, config)
         tile = config.tile or TILE
         warped = warp_image(target, matches, alpha=config.alpha, mode=config.warp, tile=tile)

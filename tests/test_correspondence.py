@@ -14,7 +14,8 @@ import pytest
 from oeft_jax import checkpoint
 from oeft_jax import correspondence as ours
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.layout import places
+from oeft_jax.correlation import averaged
+from oeft_jax.layout import layout_of, places, pulled
 from oeft_jax.loss_terms import default_losses
 from oeft_jax.models.backbone import backbone
 from oeft_jax.tuning import make_init
@@ -472,21 +473,55 @@ def test_an_augmented_pair_has_a_prior_of_its_own():
     np.testing.assert_allclose(loss, other, rtol=1e-4)
 
 
-def test_an_augmented_pair_has_a_layout_of_its_own():
-    """Nothing of what is known of the original pair goes into the step on both."""
-    settings = config(augment=True)
-    state, pair = begin(settings)
-    loss_fn = jax.jit(ours.make_loss(VGG, settings, default_losses(settings)))
-    other = pair._replace(known=jax.tree.map(jnp.zeros_like, pair.known))
-    key = jax.random.key(3)
-    np.testing.assert_array_equal(
-        loss_fn(state.params, pair, key)[0], loss_fn(state.params, other, key)[0]
+def test_what_is_known_of_an_augmented_pair_is_its_own(key):
+    """Matches of both pairs are those of a batch of two whose every picture is seen anew."""
+    settings = config(augment=True, prior=0.7)
+    _, pair = begin(settings)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.abs(leaf) ** 2, pair.start)
+
+    @jax.jit
+    def seen(params):
+        found = {}
+
+        def look(x):
+            found.update(source=x.source, target=x.target, matches=x.matches)
+            return drift(x)
+
+        ours.make_loss(VGG, settings, {"look": (1.0, look)})(params, pair, key)
+        return found
+
+    @jax.jit
+    def anew(params, source, target):
+        tuned, before = (
+            ours.correlate(x, source, target, pair.scales, backbone=VGG, config=settings)[0]
+            for x in (params, pair.start)
+        )
+        layout = layout_of(before, window=settings.consensus, alpha=settings.alpha)
+        return pulled(averaged(tuned, before, settings.prior), layout, settings.layout), tuned
+
+    found = seen(moved)
+    expected, tuned = anew(moved, found["source"], found["target"])
+    chex.assert_trees_all_close(found["matches"], expected, atol=1e-5)
+    apart = jnp.max(jnp.abs(expected.matrix - tuned.matrix), axis=(1, 2))
+    assert float(jnp.min(apart)) > 0.01  # what is known moves the matches of either pair
+    assert float(jnp.max(jnp.abs(expected.matrix[0] - expected.matrix[1]))) > 0.01
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.0], ids=["prior and layout", "neither"])
+def test_the_untuned_network_sees_augmented_pictures_once(weight, key):
+    """And the source not at all where nothing need be known of it."""
+    settings = config(augment=True, prior=weight, layout=weight)
+    _, pair = begin(settings)
+    passes = []
+    counted = VGG._replace(
+        apply=lambda p, x, taps: passes.append((len(x), taps)) or VGG.apply(p, x, taps)
     )
-    without = config(augment=True, layout=0.0)
-    loss_fn = jax.jit(ours.make_loss(VGG, without, default_losses(without)))
-    assert (
-        abs(float(loss_fn(state.params, pair, key)[0] - loss_fn(state.params, other, key)[0])) == 0
-    )
+    loss_fn = ours.make_loss(counted, settings, {"drift": (1.0, drift)})
+    jax.eval_shape(loss_fn, pair.start, pair, key)
+    untuned = passes[0]  # before those of W_S, of W_T and of the warp by both
+    assert [number for number, _ in passes[1:]] == [2, 2, 2, 2]
+    assert untuned[0] == (2 if weight else 1)
+    assert {"relu1_1", "relu3_1"} <= set(untuned[1])
 
 
 def test_the_prior_of_a_second_pair_compiles_nothing():
