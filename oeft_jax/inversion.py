@@ -169,7 +169,7 @@ def make_step(
         state = state._replace(step=state.step + 1, trials=tuple(trials))
         return state, InversionInfo(losses, terms, best)
 
-    return jit_often(step, older_loops=True, donate_argnums=0, static_argnums=2)
+    return jit_often(step, donate_argnums=0, static_argnums=2)
 
 
 def make_finish(

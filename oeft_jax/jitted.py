@@ -11,21 +11,19 @@ import jax
 from jax.errors import JaxRuntimeError
 
 LEVEL = "xla_backend_optimization_level"
-ONCE = 0  # half the time to compile, slower code
-OFTEN = 1  # three quarters of it, code as fast as the default's
-OLDER_LOOPS = {"xla_cpu_use_fusion_emitters": False}  # made into code in half the time
+ONCE = {LEVEL: 0}  # half the time to compile, slower code
+OFTEN = {LEVEL: 1}  # three quarters of it, code as fast as the default's
+OLDER_LOOPS = {"xla_cpu_use_fusion_emitters": False}  # compiled in half the time, slower
 
 
 def quick() -> dict[str, Any] | None:
     """Options of a program that a CPU compiles for longer than it runs; None elsewhere."""
-    return _on_cpu(ONCE, older_loops=True)
+    options = _on_cpu(ONCE)
+    return options and options | (OLDER_LOOPS if _has_older_loops() else {})
 
 
-def _on_cpu(level: int, *, older_loops: bool) -> dict[str, Any] | None:
-    if jax.default_backend() != "cpu":
-        return None
-    older = OLDER_LOOPS if older_loops and _has_older_loops() else {}
-    return {LEVEL: level, **older}
+def _on_cpu(options: dict[str, Any]) -> dict[str, Any] | None:
+    return options if jax.default_backend() == "cpu" else None
 
 
 @cache
@@ -43,12 +41,7 @@ def jit_once(function: Callable, **options: Any) -> Callable:
     return jax.jit(function, compiler_options=quick(), **options)
 
 
-def jit_often(function: Callable, *, older_loops: bool = False, **options: Any) -> Callable:
-    """`jax.jit` of a step. Takes its options; like `jit_once`, not for use inside another program.
-
-    Args:
-      older_loops: by XLA's older emitter of loops, for a step that is as fast with it.
-    """
+def jit_often(function: Callable, **options: Any) -> Callable:
+    """`jax.jit` of a step. Takes its options; like `jit_once`, not for use inside another program."""
     least = jax.config.values["jax_disable_most_optimizations"]  # the user's own wish
-    chosen = None if least else _on_cpu(OFTEN, older_loops=older_loops)
-    return jax.jit(function, compiler_options=chosen, **options)
+    return jax.jit(function, compiler_options=None if least else _on_cpu(OFTEN), **options)

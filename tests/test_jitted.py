@@ -1,7 +1,5 @@
 """How hard a compiler tries, by how often a program runs."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -42,7 +40,6 @@ def twice(x):
 KINDS = {
     "once": (jitted.jit_once, {LEVEL: 0, **OLDER}),
     "often": (jitted.jit_often, {LEVEL: 1}),
-    "often, as fast": (partial(jitted.jit_often, older_loops=True), {LEVEL: 1, **OLDER}),
 }
 
 
