@@ -7,7 +7,6 @@ import pytest
 from oeft_jax import jitted
 
 LEVEL = "xla_backend_optimization_level"
-OLDER = {"xla_cpu_use_fusion_emitters": False}
 
 
 @pytest.fixture
@@ -37,38 +36,11 @@ def twice(x):
     return 2 * x
 
 
-KINDS = {
-    "once": (jitted.jit_once, {LEVEL: 0, **OLDER}),
-    "often": (jitted.jit_often, {LEVEL: 1}),
-}
-
-
-@pytest.fixture
-def asked_anew():
-    """Nothing is remembered of what this XLA has, before and after."""
-    jitted._has_older_loops.cache_clear()
-    yield
-    jitted._has_older_loops.cache_clear()
-
-
 @pytest.mark.parametrize("least", [False], indirect=True)
-@pytest.mark.parametrize("kind", KINDS)
-def test_on_a_cpu_a_compiler_does_the_less_the_less_a_program_runs(kind, given, least):
-    make, options = KINDS[kind]
+@pytest.mark.parametrize(("make", "level"), [(jitted.jit_once, 0), (jitted.jit_often, 1)])
+def test_on_a_cpu_the_level_is_less_the_less_a_program_runs(make, level, given, least):
     program = make(twice, donate_argnums=0)
-    assert given[-1] == {"donate_argnums": 0, "compiler_options": options}
-    assert program(jnp.float32(3)) == 6
-
-
-@pytest.mark.parametrize("least", [False], indirect=True)
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_xla_without_its_older_loops_does_with_its_own(
-    kind, given, least, asked_anew, monkeypatch
-):
-    monkeypatch.setattr(jitted, "OLDER_LOOPS", {"xla_cpu_no_such_loops": True})
-    make, options = KINDS[kind]
-    program = make(twice)
-    assert given[-1] == {"compiler_options": {LEVEL: options[LEVEL]}}
+    assert given == [{"donate_argnums": 0, "compiler_options": {LEVEL: level}}]
     assert program(jnp.float32(3)) == 6
 
 
