@@ -219,11 +219,16 @@ def _untuned(
     return of_source, of_target
 
 
+def _counts(config: CorrespondenceConfig) -> bool:
+    """Whether anything that is known before any tuning has a weight."""
+    return bool(config.prior or config.layout)
+
+
 def _known(
     of_source: Features, of_target: Features, scales: Scales, config: CorrespondenceConfig
 ) -> Known:
     """Of a pair, from what the untuned network sees, at `config.taps` among others."""
-    if not (config.prior or config.layout):
+    if not _counts(config):
         return Known()
     queries, keys = ({tap: x[tap] for tap in config.taps} for x in (of_source, of_target))
     found = _matched(queries, keys, scales, config)[0]
@@ -279,7 +284,7 @@ def _of_drawn(
 ) -> tuple[Features, Known]:
     """(`target_phi`, `known`) of a pair drawn from another."""
     taps = phi_taps(config)
-    if not (config.prior or config.layout):  # the source need not be seen
+    if not _counts(config):  # the source need not be seen
         return backbone.apply(pair.phi, target, taps), Known()
     seen = tuple(sorted({*config.taps, *taps}))
     of_source, of_target = _untuned(backbone, pair.phi, source, target, seen)
