@@ -348,17 +348,19 @@ def test_random_noise_without_a_key_or_in_an_inversion_is_refused(make):
         generator.head(params, codes_of(2), 1)
 
 
-def test_without_noise_weights_every_mode_gives_the_same_image(x64):
-    params = jax.tree.map(jnp.float64, random_params(stylegan2(8, **SMALL)))
+def test_without_noise_weights_every_mode_gives_the_same_image():
+    params = random_params(stylegan2(8, **SMALL))
     for name in [name for name in params if name.startswith("layer")]:
         params[name] = params[name] | {"noise_strength": jnp.zeros(())}
+    own = {"xla_cpu_use_fusion_emitters": True}  # equal bits of three programs: of XLA's own loops
     images = [
-        jax.jit(stylegan2(8, noise_mode=mode, **SMALL).sample)(params, latents(), noise_key=key)
+        jax.jit(stylegan2(8, noise_mode=mode, **SMALL).sample, compiler_options=own)(
+            params, latents(), noise_key=key
+        )
         for mode, key in (("stored", None), ("none", None), ("random", jax.random.key(0)))
     ]
-    assert images[0].dtype == jnp.float64
-    for other in images[1:]:  # another program each, whose last digits may be others
-        np.testing.assert_allclose(images[0], other, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[2])
 
 
 @pytest.mark.parametrize("mode", ["stored", "random"])
