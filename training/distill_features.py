@@ -29,6 +29,7 @@ from oeft_jax.models.vgg import VGG19_DEPTHS
 from oeft_jax.weights import save_weights
 from training import aligned, cli, photos, teachers, warped
 from training.agreement import fit_ridge
+from training.dead_channels import revived
 from training.states import add_start_flags, blank, held, started
 
 WIDTHS = (16, 32, 64, 128, 128)
@@ -56,8 +57,13 @@ def taught_taps() -> Taps:
     return backbone("vgg", CONFIG).tap_names
 
 
-def init(key: jax.Array, optimizer: optax.GradientTransformation, arrays: tuple[Any, Any]) -> State:
-    """Random student, random heads to the channels of the teachers `arrays`."""
+def init(
+    key: jax.Array,
+    optimizer: optax.GradientTransformation,
+    arrays: tuple[Any, Any],
+    hold: tuple[str, ...] = (),
+) -> State:
+    """Random student, random heads to the channels of the teachers `arrays`; `hold` as in `make_step`."""
     taps = taught_taps()
     params = backbone("vgg", CONFIG).init(key, taps)
     taught = jax.eval_shape(teach, arrays, jnp.zeros((1, COARSEST, COARSEST, 3)))
@@ -66,7 +72,14 @@ def init(key: jax.Array, optimizer: optax.GradientTransformation, arrays: tuple[
         shape = head_shape(tap, taught)
         kernel = jax.random.normal(jax.random.fold_in(key, index), shape) / shape[0] ** 0.5
         heads[tap] = {"kernel": kernel, "bias": jnp.zeros(shape[1:])}
-    return State(jnp.int32(0), jnp.int32(0), params, heads, optimizer.init((params, heads)))
+    opt_state = optimizer.init((parted(params, hold)[0], heads))
+    return State(jnp.int32(0), jnp.int32(0), params, heads, opt_state)
+
+
+def parted(params: Params, hold: tuple[str, ...]) -> tuple[Params, Params]:
+    """What learns, and the layers of these names, which stay."""
+    learns = {name: layer for name, layer in params.items() if name not in hold}
+    return learns, {name: params[name] for name in hold}
 
 
 def head_shape(tap: str, taught: Mapping[str, Any]) -> tuple[int, int]:
@@ -164,8 +177,18 @@ def loss_fn(
     return sum(terms.values(), jnp.float32(0)), terms
 
 
-def make_step(optimizer: optax.GradientTransformation, frozen_steps: int, matching: float) -> Any:
-    """The jitted training step; in the first `frozen_steps` only the heads are fitted."""
+def make_step(
+    optimizer: optax.GradientTransformation,
+    frozen_steps: int,
+    matching: float,
+    hold: tuple[str, ...] = (),
+) -> Any:
+    """The jitted training step.
+
+    Args:
+      frozen_steps: first steps, in which only the heads are fitted.
+      hold: layers that stay as they are; of the first ones no slope is computed.
+    """
 
     def step(
         key: jax.Array,
@@ -176,15 +199,19 @@ def make_step(optimizer: optax.GradientTransformation, frozen_steps: int, matchi
     ) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
         taught = jax.lax.stop_gradient(teach(arrays, images))
-        trained = (state.params, state.heads)
-        grads, terms = jax.grad(loss_fn, has_aux=True)(
-            trained, images, taught, faces, key, matching
-        )
+        learns, stays = parted(state.params, hold)
+
+        def loss(trained: tuple[Params, Params]) -> tuple[jax.Array, dict[str, jax.Array]]:
+            params = {**trained[0], **stays}
+            return loss_fn((params, trained[1]), images, taught, faces, key, matching)
+
+        trained = (learns, state.heads)
+        grads, terms = jax.grad(loss, has_aux=True)(trained)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         updates = (held(updates[0], state.step, frozen_steps), updates[1])
-        params, heads = optax.apply_updates(trained, updates)
+        learns, heads = optax.apply_updates(trained, updates)
         seen = state.images + len(images)
-        return State(state.step + 1, seen, params, heads, opt_state), terms
+        return State(state.step + 1, seen, {**learns, **stays}, heads, opt_state), terms
 
     return jax.jit(step, donate_argnums=1)
 
@@ -206,7 +233,8 @@ def train(args: argparse.Namespace) -> State:
     schedule = optax.cosine_decay_schedule(args.learning_rate, args.steps, 0.02)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
     arrays = teachers.read(args.data)
-    start = jax.jit(partial(init, optimizer=optimizer, arrays=arrays))
+    hold = tuple(args.hold)
+    start = jax.jit(partial(init, optimizer=optimizer, arrays=arrays, hold=hold))
     key = jax.random.key(args.seed)
     pictures = photos.training_pictures(args.data, args.faces)
     sets: list[np.ndarray] = []
@@ -217,11 +245,15 @@ def train(args: argparse.Namespace) -> State:
         state = checkpoint.restore(args.work, blank(start, key))
     elif args.start is not None:
         params = started(args.start, "vgg", CONFIG)[0]
+        if args.revive:
+            crops = photos.crop_batch(args.seed, 0, pictures, batch=NUM_FITTED, size=128)
+            params, counts = revived(key, backbone("vgg", CONFIG), params, jnp.asarray(crops))
+            print("begun again:", *(f"{n} of {tap}" for tap, n in counts.items() if n), flush=True)
         heads = fitted_heads(params, pictures, arrays, args.seed)
         state = start(key)._replace(params=params, heads=heads)
     else:
         state = start(key)
-    step = make_step(optimizer, args.frozen_steps, args.matching)
+    step = make_step(optimizer, args.frozen_steps, args.matching, hold)
     clock = cli.Clock(args.minutes)
     while int(state.step) < args.steps:
         images = photos.crop_batch(
@@ -269,6 +301,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for saved states")
     parser.add_argument("--out", type=Path, required=True, help="weight file to write")
     add_start_flags(parser, "the heads")
+    parser.add_argument(
+        "--revive", action="store_true", help="begin channels of --start again that nothing wakes"
+    )
+    layers = [tap.replace("relu", "conv") for tap in taught_taps()]
+    parser.add_argument(
+        "--hold", nargs="+", default=[], choices=layers, help="layers that stay as they are"
+    )
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=128, help="crop side in pixels")
