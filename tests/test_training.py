@@ -320,6 +320,7 @@ def test_errors_are_relative_and_similarities_asked_of_the_taps_that_match(monke
 
 
 def test_heads_of_a_student_that_is_there_are_fitted_by_least_squares(data, monkeypatch):
+    """To what they say in the end, which a ReLU makes of a linear map; `fitted_map` has none."""
     config = {"depths": (2, 1, 1, 1, 1), "widths": (2, 2, 3, 3, 4)}
     monkeypatch.setattr(distill_features, "CONFIG", config)
     monkeypatch.setattr(distill_features, "NUM_FITTED", 2)
@@ -335,10 +336,23 @@ def test_heads_of_a_student_that_is_there_are_fitted_by_least_squares(data, monk
         own = np.asarray(student.apply(params, images, (tap,))[tap], np.float64)[: len(target)]
         x, y = own.reshape(-1, own.shape[-1]), target.reshape(-1, target.shape[-1])
         x = np.c_[x, np.ones(len(x))]
-        best = np.mean((x @ np.linalg.lstsq(x, y, rcond=None)[0] - y) ** 2)
-        fitted = x[:, :-1] @ np.asarray(heads[tap]["kernel"]) + np.asarray(heads[tap]["bias"])
-        assert 0.999 * best < np.mean((fitted - y) ** 2) < 1.01 * best
-        assert best < 0.999 * np.mean(np.var(y, axis=0))
+        best = np.linalg.lstsq(x, y, rcond=None)[0]
+        assert np.mean((x @ best - y) ** 2) < 0.999 * np.mean(np.var(y, axis=0))
+        found = distill_features.fitted_map(own, target)
+        linear = x[:, :-1] @ np.asarray(found["kernel"]) + np.asarray(found["bias"])
+        least = np.mean((x @ best - y) ** 2)
+        assert 0.999 * least < np.mean((linear - y) ** 2) < 1.01 * least
+
+        def error(kernel, bias, x=x, y=y):
+            return np.mean((np.maximum(x[:, :-1] @ kernel + bias, 0) - y) ** 2)
+
+        kernel, bias = (np.asarray(heads[tap][name], np.float64) for name in ("kernel", "bias"))
+        fitted = error(kernel, bias)
+        assert fitted < 1.01 * error(best[:-1], best[-1])  # of all but the ridge
+        rng = np.random.default_rng(0)
+        for _ in range(20):  # nothing beside it is better by more than the ridge costs
+            beside = [p + 0.02 * rng.normal(size=p.shape) * p.std() for p in (kernel, bias)]
+            assert error(*beside) > 0.999 * fitted
 
 
 def test_the_mean_of_two_weight_files(tmp_path, features):

@@ -28,7 +28,7 @@ from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
 from oeft_jax.weights import save_weights
 from training import aligned, cli, photos, teachers, warped
-from training.agreement import fit_ridge
+from training.agreement import fit_ridge, fit_through_relu
 from training.dead_channels import revived
 from training.states import add_start_flags, blank, held, started
 
@@ -108,15 +108,26 @@ def fitted_heads(
     taps = taught_taps()
     features = jax.jit(lambda p, x: backbone("vgg", CONFIG).apply(p, x, taps))(params, images)
     taught = jax.jit(teach)(arrays, images)
-    return {tap: fitted_map(features[tap][: len(taught[tap])], taught[tap]) for tap in taps}
+    return {tap: fitted_head(features[tap][: len(taught[tap])], taught[tap]) for tap in taps}
+
+
+def fitted_head(x: jax.Array, y: jax.Array) -> Params:
+    """The head that says y [n, h, w, d] of features x [n, h, w, c] with the least squared error."""
+    kernel, bias = fit_through_relu(*_rows(x, y))
+    return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
 
 
 def fitted_map(x: jax.Array, y: jax.Array) -> Params:
     """The linear map from features x [n, h, w, c] to y [n, h, w, d] of least squared error."""
+    kernel, bias = fit_ridge(*_rows(x, y))
+    return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+
+
+def _rows(x: jax.Array, y: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Channels at up to NUM_ROWS places of both."""
     rows = [np.asarray(part).reshape(-1, part.shape[-1]) for part in (x, y)]
     kept = slice(None, None, -(-len(rows[0]) // NUM_ROWS))
-    kernel, bias = fit_ridge(rows[0][kept], rows[1][kept])
-    return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    return rows[0][kept], rows[1][kept]
 
 
 def said(head: Params, features: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ from training.distill_features import (
     CONFIG,
     NUM_FITTED,
     State,
+    fitted_head,
     fitted_map,
     head_shape,
     relative_error,
@@ -90,7 +91,7 @@ def begin(state: State, before: Params, images: jax.Array, vgg: teachers.Arrays,
         params = read_anew(params, before, images, done)
     if newest != done:
         own = backbone("vgg", CONFIG).apply(params, images, (newest,))[newest]
-        heads = {**heads, newest: fitted_map(own, teachers.vgg_features(vgg, images)[newest])}
+        heads = {**heads, newest: fitted_head(own, teachers.vgg_features(vgg, images)[newest])}
     return state._replace(params=params, heads=heads, opt_state=_no_moments(params, heads))
 
 
