@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.torch_augment import geometric, photometric
-from benchmarks.torch_layout import Layout, layout_of, pulled
+from benchmarks.torch_layout import apart, layout_of
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.correlation import STEADY
 from oeft_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
@@ -49,13 +49,6 @@ class Scales(NamedTuple):
     target: dict[str, Tensor]
 
 
-class Known(NamedTuple):
-    """What untuned networks say, where it has a weight."""
-
-    untuned: Tensor | None  # [n, p, q], what they match
-    layout: Layout | None  # what they say of where things lie
-
-
 class Pair(NamedTuple):
     """What a run looks at and never changes."""
 
@@ -67,7 +60,7 @@ class Pair(NamedTuple):
     structure: dict[str, Tensor]  # tap -> [1, p, p], self-similarity of the source
     local: dict[str, list[Tensor]]  # tap -> of the source, cosines of places a step apart
     start: Tuned  # the networks as they begin
-    known: Known  # before any tuning
+    known: Tensor | None  # [n, p, q], what untuned networks say, as it is added to M
 
 
 class Bent(NamedTuple):
@@ -299,14 +292,16 @@ def matched(
 @torch.no_grad()
 def known(
     start: Tuned, source: Tensor, target: Tensor, scales: Scales, config: CorrespondenceConfig
-) -> Known:
-    """What the networks say of images before any tuning."""
+) -> Tensor | None:
+    """What the networks say of images before any tuning; None where nothing of it has a weight."""
     if not (config.prior or config.layout):
-        return Known(None, None)
+        return None
     matrix = matched(start, source, target, scales, config)
-    window, alpha = config.consensus, config.alpha
-    layout = layout_of(matrix, window=window, alpha=alpha) if config.layout else None
-    return Known(matrix if config.prior else None, layout)
+    beside = matrix * (config.prior / (1 + config.prior))
+    if config.layout:
+        layout = layout_of(matrix, window=config.consensus, alpha=config.alpha)
+        beside = beside - apart(layout, matrix.shape[2], config.layout)
+    return beside
 
 
 def make_loss(
@@ -339,10 +334,8 @@ def make_loss(
         before = pair.known
         if bent is not None:
             before = known(pair.start, source, target, scales, config)
-        if before.untuned is not None:
-            matrix = (matrix + config.prior * before.untuned) / (1 + config.prior)
-        if before.layout is not None:
-            matrix = pulled(matrix, before.layout, config.layout)
+        if before is not None:
+            matrix = matrix / (1 + config.prior) + before
         warped = warp(matrix, target, config)
         warped_cells = hypercolumn(vgg(tuned.target, warped, taps), scales.target, grid)
         contrastive = info_nce(

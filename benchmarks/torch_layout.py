@@ -69,9 +69,8 @@ def fitted(at: Tensor, found: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:
     return at + terms @ change, weighed(change, REACHES[-1]).sum()
 
 
-def pulled(matrix: Tensor, layout: Layout, weight: float) -> Tensor:
-    """M less the squared distance of every target cell from the expected place."""
-    ends = places(round(matrix.shape[2] ** 0.5), matrix).expand(len(matrix), -1, -1)
+def apart(layout: Layout, cells: int, weight: float) -> Tensor:
+    """What the layout takes off M: squared distances of target cells from expected places."""
+    ends = places(round(cells**0.5), layout.expected).expand(len(layout.expected), -1, -1)
     down, right = (layout.expected[:, :, None, i] - ends[:, None, :, i] for i in (0, 1))
-    strength = weight * layout.shared[:, None, None]
-    return matrix - strength * (down.square() + right.square())
+    return weight * layout.shared[:, None, None] * (down.square() + right.square())

@@ -46,21 +46,20 @@ class Matches(NamedTuple):
         return Matches(self.target, self.source, matrix)
 
 
-def averaged(matches: Matches, others: Matches, weight: float) -> Matches:
-    """The mean correlation (M + weight M') / (1 + weight) of the same cells, as factors and matrix.
+def scaled(matches: Matches, weight: float) -> Matches:
+    """weight M, as factors and, where it is kept, as the matrix; weight >= 0."""
+    matrix = None if matches.matrix is None else weight * matches.matrix
+    return Matches(weight * matches.source, matches.target, matrix)
 
-    Args:
-      weight: >= 0, of `others`.
-    """
-    share, rest = 1 / (1 + weight), weight / (1 + weight)
 
-    def sides(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.concatenate([share**0.5 * a, rest**0.5 * b], axis=-1)
-
-    source, target = sides(matches.source, others.source), sides(matches.target, others.target)
+def added(matches: Matches, others: Matches) -> Matches:
+    """M + M' of the same cells, as factors and, where both are kept, as the matrix."""
+    source, target = (
+        jnp.concatenate(sides, axis=-1) for sides in zip(matches[:2], others[:2], strict=True)
+    )
     if matches.matrix is None or others.matrix is None:
         return Matches(source, target)
-    return Matches(source, target, share * matches.matrix + rest * others.matrix)
+    return Matches(source, target, matches.matrix + others.matrix)
 
 
 def resize_features(features: jax.Array, grid: int) -> jax.Array:

@@ -5,6 +5,7 @@ weights), `step` is one Adam step on the original and an augmented pair, `run` l
 """
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -22,15 +23,16 @@ from oeft_jax.consensus import consensus_matches
 from oeft_jax.correlation import (
     Matches,
     Scales,
-    averaged,
+    added,
     correlation,
     hypercolumn,
     inverse_norms,
     layer_scales,
     match_features,
+    scaled,
     unit,
 )
-from oeft_jax.layout import Layout, layout_of, pulled
+from oeft_jax.layout import Layout, layout_of, pull
 from oeft_jax.loss_terms import phi_taps, structure_of, structure_taps
 from oeft_jax.models.backbone import Backbone, used_params
 from oeft_jax.remember import remember
@@ -58,8 +60,8 @@ class CorrespondenceInfo(NamedTuple):
 class Known(NamedTuple):
     """What the untuned networks say of a pair, where it has a weight."""
 
-    untuned: Matches | None = None  # what they match (`prior`)
-    layout: Layout | None = None  # what they say of where things lie (`layout`)
+    layout: Layout | None = None  # of where things lie (`layout`)
+    beside: Matches | None = None  # that and what they match (`prior`), as it is added to M
 
 
 class Pair(NamedTuple):
@@ -234,14 +236,19 @@ def _known(
     found = _matched(queries, keys, scales, config)[0]
     window, alpha = config.consensus, config.alpha
     layout = layout_of(found, window=window, alpha=alpha) if config.layout else None
-    return Known(found if config.prior else None, layout)
+    parts = []
+    if config.prior:
+        parts.append(scaled(found, config.prior / (1 + config.prior)))
+    if layout is not None:
+        parts.append(pull(layout, config.layout, config.grid, whole=is_whole(config)))
+    return Known(layout, reduce(added, parts))
 
 
 def _guided(matches: Matches, known: Known, config: CorrespondenceConfig) -> Matches:
-    """M with what is known beside it."""
-    if known.untuned is not None:
-        matches = averaged(matches, known.untuned, config.prior)
-    return matches if known.layout is None else pulled(matches, known.layout, config.layout)
+    """(M + prior M_0) / (1 + prior) less the layout's pull, of what is known before any step."""
+    if known.beside is None:
+        return matches
+    return added(scaled(matches, 1 / (1 + config.prior)), known.beside)
 
 
 def is_whole(config: CorrespondenceConfig) -> bool:

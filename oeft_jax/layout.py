@@ -52,30 +52,26 @@ def layout_of(matches: Matches, *, window: int, alpha: float) -> Layout:
     return jax.vmap(lambda best, sure: _fitted(at, ends[best], sure))(best, sure)
 
 
-def pulled(matches: Matches, layout: Layout, weight: float) -> Matches:
-    """M(u, v) - weight shared |expected(u) - v|^2, as factors and, where it is kept, as the matrix.
+def pull(layout: Layout, weight: float, grid: int, *, whole: bool) -> Matches:
+    """- weight shared |expected(u) - v|^2, which is to be added to M.
 
     Args:
-      matches: of p and q cells.
       weight: > 0.
+      grid: target cells on a side.
+      whole: keep the matrix beside the factors.
     """
     expected, strength = layout.expected, weight * layout.shared[:, None, None]
-    ends = places(round(matches.target.shape[1] ** 0.5)).astype(expected.dtype)
+    ends = places(grid).astype(expected.dtype)
     ends = jnp.broadcast_to(ends, (len(expected), *ends.shape))
     long, short = (jnp.sum(x * x, axis=-1, keepdims=True) for x in (expected, ends))
     # - |a - b|^2 = 2 a b - |a|^2 - |b|^2
-    ours = [
-        matches.source,
-        2 * strength * expected,
-        -strength * long,
-        -strength * jnp.ones_like(long),
-    ]
-    theirs = [matches.target, ends, jnp.ones_like(short), short]
+    ours = [2 * strength * expected, -strength * long, -strength * jnp.ones_like(long)]
+    theirs = [ends, jnp.ones_like(short), short]
     source, target = (jnp.concatenate(side, axis=-1) for side in (ours, theirs))
-    if matches.matrix is None:
+    if not whole:
         return Matches(source, target)
     apart = sum((expected[:, :, None, i] - ends[:, None, :, i]) ** 2 for i in (0, 1))
-    return Matches(source, target, matches.matrix - strength * apart)
+    return Matches(source, target, -strength * apart)
 
 
 def _fitted(at: jax.Array, found: jax.Array, sure: jax.Array) -> Layout:

@@ -215,11 +215,12 @@ def test_resizing_a_map_to_its_own_size_changes_nothing():
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
-def test_averaged_correlation_is_the_mean_of_both_and_of_their_factors(weight):
+def test_correlations_scaled_and_added_are_the_mean_of_both_and_of_their_factors(weight):
     rng = np.random.default_rng(4)
     sides = [rng.normal(size=(2, cells, 3)).astype(np.float32) for cells in (4, 5, 4, 5)]
     one, other = (ours.Matches(a, b, ours.correlation(a, b)) for a, b in (sides[:2], sides[2:]))
-    found = ours.averaged(one, other, weight)
+    share = 1 / (1 + weight)
+    found = ours.added(ours.scaled(one, share), ours.scaled(other, weight * share))
     expected = np.zeros((2, 4, 5))
     for n, u, v in np.ndindex(expected.shape):
         first = np.dot(np.float64(sides[0][n, u]), np.float64(sides[1][n, v]))
@@ -227,6 +228,8 @@ def test_averaged_correlation_is_the_mean_of_both_and_of_their_factors(weight):
         expected[n, u, v] = (first + weight * second) / (1 + weight)
     np.testing.assert_allclose(found.matrix, expected, atol=1e-5)
     np.testing.assert_allclose(ours.correlation(found.source, found.target), expected, atol=1e-5)
-    factors = ours.averaged(one._replace(matrix=None), other, weight)
+    bare = ours.scaled(one._replace(matrix=None), share)
+    factors = ours.added(bare, ours.scaled(other, weight * share))
+    assert bare.matrix is None
     assert factors.matrix is None
     np.testing.assert_array_equal(factors.source, found.source)

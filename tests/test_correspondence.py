@@ -14,8 +14,8 @@ import pytest
 from oeft_jax import checkpoint
 from oeft_jax import correspondence as ours
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.correlation import averaged
-from oeft_jax.layout import layout_of, places, pulled
+from oeft_jax.correlation import added, scaled
+from oeft_jax.layout import layout_of, places, pull
 from oeft_jax.loss_terms import default_losses
 from oeft_jax.models.backbone import backbone
 from oeft_jax.tuning import make_init
@@ -416,11 +416,14 @@ def test_the_untuned_match_keeps_its_weight_in_the_tuned_one(tile):
     moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
     matches = ours.matches_of(moved, pair, backbone=VGG, config=settings)
     bare = pair._replace(known=ours.Known())
-    alone = ours.matches_of(moved, bare, backbone=VGG, config=settings)
+    alone, before = (
+        ours.matches_of(params, bare, backbone=VGG, config=settings)
+        for params in (moved, state.params)
+    )
     assert (matches.matrix is None) == bool(tile)
     untuned, tuned, both = (
         np.einsum("npc,nqc->npq", *(np.float64(side) for side in found[:2]))
-        for found in (pair.known.untuned, alone, matches)
+        for found in (before, alone, matches)
     )
     assert np.abs(tuned - untuned).max() > 0.05
     expected, shared = pair.known.layout
@@ -444,17 +447,34 @@ def test_a_picture_moved_by_a_cell_is_expected_where_it_went(tile):
 def test_what_is_known_without_weight_is_not_computed():
     _, pair = begin(config(prior=0.0, layout=0.0))
     assert jax.tree.leaves(pair.known) == []
-    assert begin(config(prior=0.0, layout=1.0))[1].known.untuned is None
     assert begin(config(prior=1.0, layout=0.0))[1].known.layout is None
+
+
+@pytest.mark.parametrize(("prior", "layout"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
+def test_what_is_known_is_one_matrix_before_any_step(prior, layout):
+    settings = config(prior=prior, layout=layout)
+    state, pair = begin(settings)
+    bare = pair._replace(known=ours.Known())
+    untuned = ours.matches_of(state.params, bare, backbone=VGG, config=settings).matrix
+    expected = np.float64(untuned) * prior / (1 + prior)
+    if layout:
+        at, shared = pair.known.layout
+        apart = np.sum(np.square(at[:, :, None] - places(GRID)[None, None]), axis=-1)
+        expected = expected - layout * float(shared[0]) * apart
+    found = pair.known.beside
+    np.testing.assert_allclose(found.matrix, expected, atol=1e-5)
+    product = np.einsum("npc,nqc->npq", *(np.float64(side) for side in found[:2]))
+    np.testing.assert_allclose(product, expected, atol=1e-5)
 
 
 def test_untuned_weights_match_as_without_a_prior():
     """(M + w M) / (1 + w) is M: the prior changes only what tuning does."""
-    settings = config(prior=2.0)
-    state, pair = begin(settings)
-    warp = ours.make_warp(VGG, settings)
-    bare = pair._replace(known=pair.known._replace(untuned=None))
-    with_prior, without = (warp(state.params, p) for p in (pair, bare))
+    settings, plain = config(prior=2.0), config(prior=0.0)
+    with_prior, without = (
+        ours.make_warp(VGG, each)(state.params, pair)
+        for each in (settings, plain)
+        for state, pair in [begin(each)]
+    )
     np.testing.assert_allclose(with_prior.soft, without.soft, atol=1e-4)
 
 
@@ -468,8 +488,7 @@ def test_an_augmented_pair_has_a_prior_of_its_own():
     # At the start both halves equal what they are without one, whatever is drawn.
     plain = config(prior=0.0, augment=True)
     without = jax.jit(ours.make_loss(VGG, plain, default_losses(plain)))
-    bare = pair._replace(known=pair.known._replace(untuned=None))
-    other, _ = without(state.params, bare, key)
+    other, _ = without(state.params, begin(plain)[1], key)
     np.testing.assert_allclose(loss, other, rtol=1e-4)
 
 
@@ -497,10 +516,14 @@ def test_what_is_known_of_an_augmented_pair_is_its_own(key):
             for x in (params, pair.start)
         )
         layout = layout_of(before, window=settings.consensus, alpha=settings.alpha)
-        return pulled(averaged(tuned, before, settings.prior), layout, settings.layout), tuned
+        share = 1 / (1 + settings.prior)
+        parts = scaled(tuned, share), scaled(before, settings.prior * share)
+        pulling = pull(layout, settings.layout, GRID, whole=True)
+        return added(*parts), pulling, tuned
 
     found = seen(moved)
-    expected, tuned = anew(moved, found["source"], found["target"])
+    both, pulling, tuned = anew(moved, found["source"], found["target"])
+    expected = added(both, pulling)
     chex.assert_trees_all_close(found["matches"], expected, atol=1e-5)
     apart = jnp.max(jnp.abs(expected.matrix - tuned.matrix), axis=(1, 2))
     assert float(jnp.min(apart)) > 0.01  # what is known moves the matches of either pair

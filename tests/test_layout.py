@@ -8,7 +8,7 @@ from oracles import correspondence as oracle
 
 from oeft_jax import layout
 from oeft_jax.consensus import consensus_matches
-from oeft_jax.correlation import Matches
+from oeft_jax.correlation import Matches, added
 from oeft_jax.warp import warp
 
 
@@ -75,22 +75,19 @@ def test_matches_that_move_alike_are_followed_exactly():
     np.testing.assert_allclose(found.shared, 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("has_matrix", [True, False])
-def test_pulled_is_the_loops(x64, has_matrix):
+@pytest.mark.parametrize("whole", [True, False])
+def test_pull_is_the_loops(x64, whole):
     matches, weight, shared = draw(3, 3, 4), 0.7, np.array([0.25, 0.9])
     expected = np.random.default_rng(4).uniform(-1, 1, (2, 9, 2))
     matrix = np.einsum("npc,nqc->npq", *matches[:2])
-    found = layout.pulled(
-        matches._replace(matrix=jnp.asarray(matrix) if has_matrix else None),
-        layout.Layout(expected, shared),
-        weight,
-    )
-    assert (found.matrix is not None) == has_matrix
+    pull = layout.pull(layout.Layout(expected, shared), weight, 4, whole=whole)
+    found = added(matches._replace(matrix=jnp.asarray(matrix)), pull)
+    assert (found.matrix is not None) == whole
     product = np.einsum("npc,nqc->npq", found.source, found.target)
     for n in range(2):
         wanted = oracle.lowered(matrix[n], expected[n], places(4), weight * shared[n])
         np.testing.assert_allclose(product[n], wanted, atol=1e-12)
-        if has_matrix:
+        if whole:
             np.testing.assert_allclose(found.matrix[n], wanted, atol=1e-12)
 
 
@@ -99,9 +96,10 @@ def test_gradients_reach_the_correlation_unchanged():
     matrix = jnp.einsum("npc,nqc->npq", *matches[:2])
     values = jnp.asarray(np.random.default_rng(6).normal(size=(1, 9, 2)))
     middle = layout.Layout(jnp.zeros((1, 9, 2)), jnp.ones(1))
+    pull = layout.pull(middle, 0.5, 3, whole=True)
 
     def total(matrix, source):
-        one = layout.pulled(Matches(source, matches.target, matrix), middle, 0.5)
+        one = added(Matches(source, matches.target, matrix), pull)
         return jnp.sum(warp(values, one, alpha=3.0) ** 2)
 
     by_matrix = jax.grad(lambda m: total(m, matches.source))(matrix)
@@ -120,7 +118,9 @@ def test_of_places_that_look_alike_the_one_that_lies_right_is_matched():
     matches = Matches(*[jnp.asarray(cells, jnp.float32)] * 2)
     at = layout.Layout(jnp.asarray(places(side), jnp.float32)[None], jnp.ones(1))
     alone, _ = consensus_matches(matches, window=1, alpha=50.0)
-    found, _ = consensus_matches(layout.pulled(matches, at, 0.1), window=1, alpha=50.0)
+    found, _ = consensus_matches(
+        added(matches, layout.pull(at, 0.1, side, whole=False)), window=1, alpha=50.0
+    )
     right = np.arange(side**2)
     assert np.mean(np.asarray(alone[0]) == right) <= 0.5
     np.testing.assert_array_equal(found[0], right)

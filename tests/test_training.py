@@ -243,7 +243,7 @@ def test_a_batch_of_aligned_faces_is_of_one_template_and_of_different_faces(data
 
 def test_real_teacher_sees_the_first_half(data):
     images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
-    arrays = teachers.read(data)
+    arrays = teachers.read_real(data), teachers.read_distilled(data)
     taught = distill_features.teach(arrays, images)
     between = ("relu1_2", "relu2_2", *(f"relu{b}_{i}" for b in (3, 4) for i in (2, 3, 4)))
     assert {tap: len(value) for tap, value in taught.items()} == {
@@ -327,7 +327,8 @@ def test_heads_of_a_student_that_is_there_are_fitted_by_least_squares(data, monk
     monkeypatch.setattr(distill_features, "NUM_ROWS", 128 * 128)  # every row of one picture
     student = backbone("vgg", config)
     params = student.init(jax.random.key(0), ("relu5_1",))
-    arrays, pictures = teachers.read(data), photos.load_photos(data)
+    arrays = teachers.read_real(data), teachers.read_distilled(data)
+    pictures = photos.load_photos(data)
     heads = distill_features.fitted_heads(params, pictures, arrays, seed=3)
     images = jnp.asarray(photos.crop_batch(3, 0, pictures, batch=2, size=128))
     taught = distill_features.teach(arrays, images)

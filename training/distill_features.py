@@ -243,7 +243,7 @@ def train(args: argparse.Namespace) -> State:
         cli.check_multiple("--aligned-size", args.aligned_size, COARSEST, given=" with --matching")
     schedule = optax.cosine_decay_schedule(args.learning_rate, args.steps, 0.02)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
-    arrays = teachers.read(args.data)
+    arrays = teachers.read_real(args.data), teachers.read_distilled(args.data)
     hold = tuple(args.hold)
     start = jax.jit(partial(init, optimizer=optimizer, arrays=arrays, hold=hold))
     key = jax.random.key(args.seed)

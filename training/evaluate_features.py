@@ -57,7 +57,8 @@ class Contender(NamedTuple):
 def contenders(weights: Weights, data: Path, seed: int) -> dict[str, Contender]:
     """The network in question and what it is compared with, by name."""
     network = backbone(weights.network, weights.config)
-    vgg, distilled = (jax.tree.map(jnp.float32, arrays) for arrays in teachers.read(data))
+    vgg = jax.tree.map(jnp.float32, teachers.read_real(data))
+    distilled = jax.tree.map(jnp.float32, teachers.read_distilled(data))
 
     def ours(params: Params, images: jax.Array) -> Features:
         return network.apply(params, images, TAPS)

@@ -7,8 +7,15 @@ import numpy as np
 from oeft_jax._types import Features, Taps
 from oeft_jax.config import CorrespondenceConfig
 from oeft_jax.consensus import consensus_matches
-from oeft_jax.correlation import Matches, centred, hypercolumn, layer_scales, match_features
-from oeft_jax.layout import layout_of, pulled
+from oeft_jax.correlation import (
+    Matches,
+    added,
+    centred,
+    hypercolumn,
+    layer_scales,
+    match_features,
+)
+from oeft_jax.layout import layout_of, pull
 from training.ground_truth import Match
 
 DEFAULT = CorrespondenceConfig()
@@ -52,7 +59,7 @@ def best_cells(source: Features, target: Features, *, grid: int) -> jax.Array:
     matches = Matches(*(match_features(cells) for cells in sides))
     window, alpha = DEFAULT.consensus, DEFAULT.alpha
     layout = layout_of(matches, window=window, alpha=alpha)
-    matches = pulled(matches, layout, DEFAULT.layout)
+    matches = added(matches, pull(layout, DEFAULT.layout, grid, whole=False))
     return consensus_matches(matches, window=window, alpha=alpha)[0][0]
 
 

@@ -150,7 +150,7 @@ def make_step(stage: Stage, steps: int, keep: float) -> Any:
 
 def train(args: argparse.Namespace) -> State:
     """Trains, saving every `--save-every` steps; continues what `--work` holds."""
-    vgg, _ = teachers.read(args.data)
+    vgg = teachers.read_real(args.data)
     before = started(args.start, "vgg", CONFIG)[0]
     pictures = photos.training_pictures(args.data, args.faces)
     state = init(jax.random.key(args.seed), before, vgg)

@@ -24,14 +24,14 @@ DISTILLED_LAYERS = (
 )
 
 
-def read(data: Path) -> tuple[Arrays, Arrays]:
-    """(real VGG-19 to relu3_1, distilled VGG-19 to relu5_1) as flat arrays."""
-    names = (
-        "w_vgg19_normalised/vgg_normalised_conv3_1.npz",
-        "w_vgg19_distilled16x/5SE.npz",
-    )
-    real, distilled = (dict(np.load(data / name)) for name in names)
-    return real, distilled
+def read_real(data: Path) -> Arrays:
+    """The real VGG-19 to relu3_1 as flat arrays."""
+    return dict(np.load(data / "w_vgg19_normalised/vgg_normalised_conv3_1.npz"))
+
+
+def read_distilled(data: Path) -> Arrays:
+    """The distilled VGG-19 to relu5_1 as flat arrays."""
+    return dict(np.load(data / "w_vgg19_distilled16x/5SE.npz"))
 
 
 def _conv(arrays: Arrays, name: str, x: jax.Array, *, reflected: bool = True) -> jax.Array:

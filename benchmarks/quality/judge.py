@@ -47,7 +47,7 @@ def squeezenet(data: Path) -> Judge:
 
 def real_vgg(data: Path) -> Judge:
     """The real VGG-19 to relu3_1: the teacher of the bundled network's first layers."""
-    arrays = jax.tree.map(jnp.float32, teachers.read(data)[0])
+    arrays = jax.tree.map(jnp.float32, teachers.read_real(data))
     features = jax.jit(lambda images: teachers.vgg_features(arrays, images))
     return Judge("VGG-19", features, ("relu1_1", "relu2_1", "relu3_1"), "relu3_1", "relu2_1")
 
