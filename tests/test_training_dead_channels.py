@@ -127,3 +127,6 @@ def test_distillation_revives_where_it_is_asked_to(params, tmp_path, monkeypatch
     assert "begun again: 2 of relu1_1 1 of relu2_1 1 of relu5_1" in capsys.readouterr().out
     for tap, dead in DEAD.items():
         assert found["conv" + tap.removeprefix("relu")].tolist() == dead
+
+    found = changed("--frozen-steps", "0", "--hold", "conv1_1", "conv2_1")
+    assert {name for name, channels in found.items() if not channels.size} == {"conv1_1", "conv2_1"}
