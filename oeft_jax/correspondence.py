@@ -32,7 +32,7 @@ from oeft_jax.correlation import (
     scaled,
     unit,
 )
-from oeft_jax.layout import Layout, layout_of, pull
+from oeft_jax.layout import layout_of, pull
 from oeft_jax.loss_terms import phi_taps, structure_of, structure_taps
 from oeft_jax.models.backbone import Backbone, used_params
 from oeft_jax.remember import remember
@@ -57,13 +57,6 @@ class CorrespondenceInfo(NamedTuple):
     finite: jax.Array  # [], bool: loss and all gradients
 
 
-class Known(NamedTuple):
-    """What the untuned networks say of a pair, where it has a weight."""
-
-    layout: Layout | None = None  # of where things lie (`layout`)
-    beside: Matches | None = None  # that and what they match (`prior`), as it is added to M
-
-
 class Pair(NamedTuple):
     """What a run looks at and never changes."""
 
@@ -74,7 +67,7 @@ class Pair(NamedTuple):
     target_phi: Features  # its view of the target
     source_structure: L.Structure  # and what it sees in the source
     start: Params  # where the tuned weights began
-    known: Known = Known()  # before any tuning
+    known: Matches | None = None  # what untuned networks say, as it is added to M
 
 
 class Warp(NamedTuple):
@@ -228,27 +221,30 @@ def _counts(config: CorrespondenceConfig) -> bool:
 
 def _known(
     of_source: Features, of_target: Features, scales: Scales, config: CorrespondenceConfig
-) -> Known:
-    """Of a pair, from what the untuned network sees, at `config.taps` among others."""
+) -> Matches | None:
+    """What is added to M: what the untuned network matches and the layout that it tells, weighed.
+
+    Args:
+      of_source: what it sees, at `config.taps` among others; `of_target` the same.
+    """
     if not _counts(config):
-        return Known()
+        return None
     queries, keys = ({tap: x[tap] for tap in config.taps} for x in (of_source, of_target))
     found = _matched(queries, keys, scales, config)[0]
-    window, alpha = config.consensus, config.alpha
-    layout = layout_of(found, window=window, alpha=alpha) if config.layout else None
     parts = []
     if config.prior:
         parts.append(scaled(found, config.prior / (1 + config.prior)))
-    if layout is not None:
+    if config.layout:
+        layout = layout_of(found, window=config.consensus, alpha=config.alpha)
         parts.append(pull(layout, config.layout, config.grid, whole=is_whole(config)))
-    return Known(layout, reduce(added, parts))
+    return reduce(added, parts)
 
 
-def _guided(matches: Matches, known: Known, config: CorrespondenceConfig) -> Matches:
+def _guided(matches: Matches, known: Matches | None, config: CorrespondenceConfig) -> Matches:
     """(M + prior M_0) / (1 + prior) less the layout's pull, of what is known before any step."""
-    if known.beside is None:
+    if known is None:
         return matches
-    return added(scaled(matches, 1 / (1 + config.prior)), known.beside)
+    return added(scaled(matches, 1 / (1 + config.prior)), known)
 
 
 def is_whole(config: CorrespondenceConfig) -> bool:
@@ -288,11 +284,11 @@ def _of_drawn(
     target: jax.Array,
     backbone: Backbone,
     config: CorrespondenceConfig,
-) -> tuple[Features, Known]:
+) -> tuple[Features, Matches | None]:
     """(`target_phi`, `known`) of a pair drawn from another."""
     taps = phi_taps(config)
     if not _counts(config):  # the source need not be seen
-        return backbone.apply(pair.phi, target, taps), Known()
+        return backbone.apply(pair.phi, target, taps), None
     seen = tuple(sorted({*config.taps, *taps}))
     of_source, of_target = _untuned(backbone, pair.phi, source, target, seen)
     known = _known(of_source, of_target, pair.scales, config)

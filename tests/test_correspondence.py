@@ -409,24 +409,28 @@ def test_resnet_is_tuned_and_its_statistics_stay(key):
     assert any(moved["tuned"])
 
 
+def untuned_of(pair, settings):
+    """What untuned networks match alone, and the layout that they tell."""
+    bare = pair._replace(known=None)
+    found = ours.matches_of(pair.start, bare, backbone=VGG, config=settings)
+    return found, layout_of(found, window=settings.consensus, alpha=settings.alpha)
+
+
 @pytest.mark.parametrize("tile", [0, 16], ids=["whole", "tiled"])
 def test_the_untuned_match_keeps_its_weight_in_the_tuned_one(tile):
     settings = config(prior=0.5, layout=2.0, tile=tile)
     state, pair = begin(settings)
     moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
     matches = ours.matches_of(moved, pair, backbone=VGG, config=settings)
-    bare = pair._replace(known=ours.Known())
-    alone, before = (
-        ours.matches_of(params, bare, backbone=VGG, config=settings)
-        for params in (moved, state.params)
-    )
+    bare = pair._replace(known=None)
+    alone = ours.matches_of(moved, bare, backbone=VGG, config=settings)
+    before, (expected, shared) = untuned_of(pair, settings)
     assert (matches.matrix is None) == bool(tile)
     untuned, tuned, both = (
         np.einsum("npc,nqc->npq", *(np.float64(side) for side in found[:2]))
         for found in (before, alone, matches)
     )
     assert np.abs(tuned - untuned).max() > 0.05
-    expected, shared = pair.known.layout
     apart = np.sum(np.square(expected[:, :, None] - places(GRID)[None, None]), axis=-1)
     lowered = (tuned + 0.5 * untuned) / 1.5 - 2 * float(shared[0]) * apart
     np.testing.assert_allclose(both, lowered, atol=1e-5)
@@ -440,28 +444,29 @@ def test_a_picture_moved_by_a_cell_is_expected_where_it_went(tile):
     other[:, :, cell:] = photo[:, :, :-cell]
     made = make_init(VGG, settings, ours.default_optimizer(settings))
     _, pair = made(weights(VGG), jnp.asarray(photo), jnp.asarray(other))
-    moved = np.asarray(pair.known.layout.expected[0] - places(GRID)) * GRID
+    moved = np.asarray(untuned_of(pair, settings)[1].expected[0] - places(GRID)) * GRID
     np.testing.assert_allclose(moved.mean(0), (0, 1), atol=0.2)
 
 
 def test_what_is_known_without_weight_is_not_computed():
     _, pair = begin(config(prior=0.0, layout=0.0))
     assert jax.tree.leaves(pair.known) == []
-    assert begin(config(prior=1.0, layout=0.0))[1].known.layout is None
+    alone = begin(config(prior=1.0, layout=0.0))[1]  # its factors have no channels of a layout
+    channels = untuned_of(alone, config())[0].source.shape[-1]
+    assert alone.known.source.shape[-1] == channels
+    assert begin(config(prior=1.0, layout=1.0))[1].known.source.shape[-1] > channels
 
 
 @pytest.mark.parametrize(("prior", "layout"), [(1.0, 0.0), (0.0, 1.0), (0.5, 2.0)])
 def test_what_is_known_is_one_matrix_before_any_step(prior, layout):
     settings = config(prior=prior, layout=layout)
-    state, pair = begin(settings)
-    bare = pair._replace(known=ours.Known())
-    untuned = ours.matches_of(state.params, bare, backbone=VGG, config=settings).matrix
-    expected = np.float64(untuned) * prior / (1 + prior)
+    pair = begin(settings)[1]
+    untuned, (at, shared) = untuned_of(pair, settings)
+    expected = np.float64(untuned.matrix) * prior / (1 + prior)
     if layout:
-        at, shared = pair.known.layout
         apart = np.sum(np.square(at[:, :, None] - places(GRID)[None, None]), axis=-1)
         expected = expected - layout * float(shared[0]) * apart
-    found = pair.known.beside
+    found = pair.known
     np.testing.assert_allclose(found.matrix, expected, atol=1e-5)
     product = np.einsum("npc,nqc->npq", *(np.float64(side) for side in found[:2]))
     np.testing.assert_allclose(product, expected, atol=1e-5)

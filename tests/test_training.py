@@ -329,8 +329,8 @@ def test_heads_of_a_student_that_is_there_are_fitted_by_least_squares(data, monk
     params = student.init(jax.random.key(0), ("relu5_1",))
     arrays = teachers.read_real(data), teachers.read_distilled(data)
     pictures = photos.load_photos(data)
-    heads = distill_features.fitted_heads(params, pictures, arrays, seed=3)
     images = jnp.asarray(photos.crop_batch(3, 0, pictures, batch=2, size=128))
+    heads = distill_features.fitted_heads(params, images, arrays)
     taught = distill_features.teach(arrays, images)
     for tap in ("relu2_1", "relu1_2"):  # the real teacher's, of one picture; the other's, of two
         target = np.asarray(taught[tap], np.float64)

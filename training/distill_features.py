@@ -11,7 +11,7 @@ places of random warps of the same pictures must be found again too (`warped.py`
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,8 @@ NUM_POSITIONS = 512  # sampled per tap for the similarity term
 NUM_FITTED, NUM_ROWS = 32, 16384  # crops and rows of each layer that heads are fitted to
 COARSEST = 2 ** (len(WIDTHS) - 1)  # pixels on a side of a cell of the deepest tap
 ALIGNED_EVERY = 4  # of thousands of aligned people and cats every fourth, to spare memory
+
+Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # -> kernel, bias
 
 
 class State(NamedTuple):
@@ -100,11 +102,8 @@ def teach(arrays: tuple[Any, Any], images: jax.Array) -> Features:
     return {**layers, **wide, **teachers.vgg_features(vgg, half)}
 
 
-def fitted_heads(
-    params: Params, pictures: list[list[photos.Image.Image]], arrays: tuple[Any, Any], seed: int
-) -> Params:
-    """Heads for a student that is there already: of least squared error over a few crops."""
-    images = jnp.asarray(photos.crop_batch(seed, 0, pictures, batch=NUM_FITTED, size=128))
+def fitted_heads(params: Params, images: jax.Array, arrays: tuple[Any, Any]) -> Params:
+    """Heads for a student that is there already: of least squared error over `images`."""
     taps = taught_taps()
     features = jax.jit(lambda p, x: backbone("vgg", CONFIG).apply(p, x, taps))(params, images)
     taught = jax.jit(teach)(arrays, images)
@@ -113,21 +112,20 @@ def fitted_heads(
 
 def fitted_head(x: jax.Array, y: jax.Array) -> Params:
     """The head that says y [n, h, w, d] of features x [n, h, w, c] with the least squared error."""
-    kernel, bias = fit_through_relu(*_rows(x, y))
-    return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    return _fitted(fit_through_relu, x, y)
 
 
 def fitted_map(x: jax.Array, y: jax.Array) -> Params:
     """The linear map from features x [n, h, w, c] to y [n, h, w, d] of least squared error."""
-    kernel, bias = fit_ridge(*_rows(x, y))
-    return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    return _fitted(fit_ridge, x, y)
 
 
-def _rows(x: jax.Array, y: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Channels at up to NUM_ROWS places of both."""
+def _fitted(fit: Fit, x: jax.Array, y: jax.Array) -> Params:
+    """By up to NUM_ROWS places of both."""
     rows = [np.asarray(part).reshape(-1, part.shape[-1]) for part in (x, y)]
     kept = slice(None, None, -(-len(rows[0]) // NUM_ROWS))
-    return rows[0][kept], rows[1][kept]
+    kernel, bias = fit(rows[0][kept], rows[1][kept])
+    return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
 
 
 def said(head: Params, features: jax.Array) -> jax.Array:
@@ -256,11 +254,12 @@ def train(args: argparse.Namespace) -> State:
         state = checkpoint.restore(args.work, blank(start, key))
     elif args.start is not None:
         params = started(args.start, "vgg", CONFIG)[0]
+        crops = photos.crop_batch(args.seed, 0, pictures, batch=NUM_FITTED, size=128)
+        fitted_to = jnp.asarray(crops)
         if args.revive:
-            crops = photos.crop_batch(args.seed, 0, pictures, batch=NUM_FITTED, size=128)
-            params, counts = revived(key, backbone("vgg", CONFIG), params, jnp.asarray(crops))
+            params, counts = revived(key, backbone("vgg", CONFIG), params, fitted_to)
             print("begun again:", *(f"{n} of {tap}" for tap, n in counts.items() if n), flush=True)
-        heads = fitted_heads(params, pictures, arrays, args.seed)
+        heads = fitted_heads(params, fitted_to, arrays)
         state = start(key)._replace(params=params, heads=heads)
     else:
         state = start(key)
