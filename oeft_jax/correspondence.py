@@ -55,6 +55,7 @@ class CorrespondenceInfo(NamedTuple):
     loss: jax.Array  # []
     terms: Terms  # weighted; they sum to loss
     finite: jax.Array  # [], bool: loss and all gradients
+    soft: jax.Array  # [1, s, s, 3], Eq. 6 under the weights that the step began with
 
 
 class Pair(NamedTuple):
@@ -87,7 +88,7 @@ class NonFiniteError(ArithmeticError):
         self.state = state
 
 
-OnStep = Callable[[int, CorrespondenceState, dict[str, float]], None]
+OnStep = Callable[[int, CorrespondenceState, CorrespondenceInfo], None]
 StepFn = Callable[
     [jax.Array, CorrespondenceState, Pair], tuple[CorrespondenceState, CorrespondenceInfo]
 ]
@@ -297,10 +298,12 @@ def _of_drawn(
 
 def make_loss(
     backbone: Backbone, config: CorrespondenceConfig, losses: L.Losses
-) -> Callable[[Params, Pair, jax.Array], tuple[jax.Array, Terms]]:
-    """Eq. 11 as a function of (params, pair, key)."""
+) -> Callable[[Params, Pair, jax.Array], tuple[jax.Array, tuple[Terms, jax.Array]]]:
+    """Eq. 11 as a function of (params, pair, key), beside its terms and the pair's own soft warp."""
 
-    def loss_fn(params: Params, pair: Pair, key: jax.Array) -> tuple[jax.Array, Terms]:
+    def loss_fn(
+        params: Params, pair: Pair, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Terms, jax.Array]]:
         source, target, target_phi = pair.source, pair.target, pair.target_phi
         known = pair.known
         if config.augment:  # both pairs pass in every step, as one batch of two
@@ -336,7 +339,8 @@ def make_loss(
             params=params,
             start_params=pair.start,
         )
-        return L.total(losses, inputs)
+        loss, terms = L.total(losses, inputs)
+        return loss, (terms, warped[:1])
 
     return loss_fn
 
@@ -359,7 +363,8 @@ def make_step(
         key: jax.Array, state: CorrespondenceState, pair: Pair
     ) -> tuple[CorrespondenceState, CorrespondenceInfo]:
         key = jax.random.fold_in(key, state.step)  # a resumed run repeats its numbers
-        (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, pair, key)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (terms, soft)), grads = grad_fn(state.params, pair, key)
         finite = jnp.isfinite(loss) & jnp.all(jnp.isfinite(ravel_pytree(grads)[0]))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updated = (optax.apply_updates(state.params, updates), opt_state)
@@ -367,7 +372,7 @@ def make_step(
             lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
         )
         state = CorrespondenceState(state.step + finite.astype(jnp.int32), params, opt_state)
-        return state, CorrespondenceInfo(loss, terms, finite)
+        return state, CorrespondenceInfo(loss, terms, finite, soft)
 
     return jax.jit(step, donate_argnums=1)
 
@@ -391,7 +396,7 @@ def run(
         if not bool(info.finite):
             raise non_finite(number + 1, info, state)
         if on_step is not None:
-            on_step(number + 1, state, row_of(info))
+            on_step(number + 1, state, info)
     return state
 
 

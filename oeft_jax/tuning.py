@@ -18,7 +18,14 @@ from oeft_jax import correspondence
 from oeft_jax._types import Params
 from oeft_jax.checkpoint import Store
 from oeft_jax.config import CorrespondenceConfig
-from oeft_jax.correspondence import CorrespondenceState, NonFiniteError, Pair, Warp
+from oeft_jax.correspondence import (
+    CorrespondenceInfo,
+    CorrespondenceState,
+    NonFiniteError,
+    Pair,
+    Warp,
+    row_of,
+)
 from oeft_jax.devices import PAIRS, replicate, spread, stack
 from oeft_jax.jitted import jit_often, jit_once
 from oeft_jax.losses import Losses
@@ -122,21 +129,23 @@ class Tuning:
         self.rows, self.history = np.array(saved["rows"]), np.array(saved["history"])
         self.begins_at = int(self.state.step)
 
-    def wants_warp(self, number: int) -> bool:
-        """Whether the warp after so many steps is kept or is the result."""
-        return number in self.marks
-
     def wants_save(self, number: int) -> bool:
         """Whether the state after so many steps is saved."""
         return number % self.save_every == 0 or number == self.steps
 
-    def record(self, number: int, row: dict[str, float]) -> None:
-        """Enters what step `number` reported."""
-        self.rows[number - 1] = [row[name] for name in self.names]
+    def record(self, number: int, info: CorrespondenceInfo) -> dict[str, float]:
+        """Enters what step `number` reported, and returns it as numbers.
 
-    def keep(self, number: int, warp: Warp) -> None:
-        """Keeps the soft warp after so many steps."""
-        self.history[self.marks.index(number)] = np.asarray(warp.soft)[0]
+        Every step computes the warp that it begins with, so those on the way cost nothing.
+        """
+        row = row_of(info)
+        self.rows[number - 1] = [row[name] for name in self.names]
+        if number - 1 in self.marks:
+            self._keep(number - 1, info.soft)
+        return row
+
+    def _keep(self, number: int, soft: jax.Array) -> None:
+        self.history[self.marks.index(number)] = np.asarray(soft)[0]
 
     def save(self, number: int, state: CorrespondenceState) -> None:
         """Saves what a continued run needs."""
@@ -145,7 +154,7 @@ class Tuning:
 
     def finished(self, warp: Warp) -> Tuned:
         """The outcome, with the warp under the tuned weights."""
-        self.keep(self.steps, warp)
+        self._keep(self.steps, warp.soft)
         numbers = ((float(value) for value in row) for row in self.rows)
         table = tuple(dict(zip(self.names, row, strict=True)) for row in numbers)
         return Tuned(warp, tuple(zip(self.marks, self.history, strict=True)), table)
@@ -157,13 +166,9 @@ def tune(key: jax.Array, one: Tuning, made: Programs, on_step: OnStep) -> Tuned:
     Raises:
       NonFiniteError: the run went non-finite; its last good state is saved.
     """
-    if one.begins_at == 0 and one.steps:
-        one.keep(0, made.warp(one.state.params, one.pair))
 
-    def after(number: int, state: CorrespondenceState, row: dict[str, float]) -> None:
-        one.record(number, row)
-        if one.wants_warp(number) and number < one.steps:  # the last one is made below
-            one.keep(number, made.warp(state.params, one.pair))
+    def after(number: int, state: CorrespondenceState, info: CorrespondenceInfo) -> None:
+        row = one.record(number, info)
         if one.wants_save(number):
             one.save(number, state)
         on_step(number, row)
@@ -200,26 +205,23 @@ def tune_group(
     numbers = [one.begins_at for one in group]
     outcomes: list[Tuned | NonFiniteError | None] = [None] * len(group)
 
-    def look(places: Sequence[int]) -> None:
-        """Keeps the warps that are due at these places, and ends the pairs that are done."""
-        due = [i for i in places if group[i].wants_warp(numbers[i])]
-        warps = jax.device_get(made.warp(state.params, pairs)) if due else None
-        for i in due:
-            warp = _at(warps, i)
-            if numbers[i] == group[i].steps:
-                outcomes[i] = group[i].finished(warp)
-            else:
-                group[i].keep(numbers[i], warp)
+    def end(places: Sequence[int]) -> None:
+        """Ends the pairs at these places that are done."""
+        done = [i for i in places if numbers[i] == group[i].steps]
+        warps = jax.device_get(made.warp(state.params, pairs)) if done else None
+        for i in done:
+            outcomes[i] = group[i].finished(_at(warps, i))
 
-    look(range(len(group)))
+    end(range(len(group)))
     while running := [i for i, outcome in enumerate(outcomes) if outcome is None]:
         state, info = made.step(key, state, pairs)
         info = jax.device_get(info)
         good = [i for i in running if info.finite[i]]
+        rows = {}
         for i in good:
             numbers[i] += 1
-            group[i].record(numbers[i], correspondence.row_of(_at(info, i)))
-        look(good)
+            rows[i] = group[i].record(numbers[i], _at(info, i))
+        end(good)
         lost = [i for i in running if not info.finite[i]]
         if due := lost + [i for i in good if group[i].wants_save(numbers[i])]:
             saved = jax.device_get(state)
@@ -229,7 +231,7 @@ def tune_group(
             outcomes[i] = correspondence.non_finite(numbers[i] + 1, _at(info, i), _at(saved, i))
         if good:
             last = min(good, key=lambda i: numbers[i])
-            on_step(numbers[last], correspondence.row_of(_at(info, last)))
+            on_step(numbers[last], rows[last])
     return [outcome for outcome in outcomes if outcome is not None]
 
 

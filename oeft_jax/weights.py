@@ -108,7 +108,7 @@ def load_weights(path: Path | str, *, origin: str | None = None) -> Weights:
     bad = [name for name, leaf in flat.items() if not np.all(np.isfinite(leaf))]
     if bad:
         raise InputError(f"{path}: holds non-finite values in {bad[0]!r}; get the file anew.")
-    leaves = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in flat.items()}
+    leaves = {name: jnp.asarray(leaf.astype(np.float32)) for name, leaf in flat.items()}
     try:
         params = unflatten_dict(leaves, sep="/")
     except TypeError as error:

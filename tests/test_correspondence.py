@@ -139,7 +139,7 @@ def test_forty_steps_lower_the_loss(key, shared):
         pair,
         step=default_step(settings),
         num_steps=40,
-        on_step=lambda number, state, row: rows.append(row["loss"]),
+        on_step=lambda number, state, info: rows.append(float(info.loss)),
     )
     assert len(rows) == 40
     assert np.isfinite(rows).all()
@@ -169,7 +169,7 @@ def test_terms_sum_to_the_loss(key, augment):
     losses = default_losses(settings)
     _, pair = begin(settings)
     moved = jax.tree.map(lambda leaf: leaf * 1.01, pair.start)
-    loss, terms = jax.jit(ours.make_loss(VGG, settings, losses))(moved, pair, key)
+    loss, (terms, _) = jax.jit(ours.make_loss(VGG, settings, losses))(moved, pair, key)
     assert set(terms) == {
         *("contrastive", "perceptual", "contextual"),
         *("structure", "local_structure", "cycle", "anchor"),
@@ -376,6 +376,21 @@ def test_loss_and_gradient_do_not_hang_on_how_loops_are_made_into_code(x64, key)
 
 
 # Warp and other networks
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_step_reports_the_soft_warp_that_it_began_with(key, augment):
+    settings = config(augment=augment, prior=0.5, layout=2.0)
+    state, pair = begin(settings)
+    step = make_step(settings, default_losses(settings))
+    warp = jax.jit(ours.make_warp(VGG, settings))
+    seen = []
+    for _ in range(3):
+        expected = warp(state.params, pair).soft
+        state, info = step(key, state, pair)
+        np.testing.assert_allclose(info.soft, expected, atol=1e-5)
+        seen.append(np.asarray(expected))
+    assert np.abs(seen[2] - seen[0]).max() > 1e-3  # they are not all one
 
 
 def test_warp_of_the_pair(key):

@@ -119,7 +119,7 @@ def fine_tuning(request):
             jax.value_and_grad(correspondence.make_loss(VGG, config, losses), has_aux=True)
         )
         key = jax.random.key(5)
-        (_, terms), grads = loss_fn(tuned, pair, key)
+        (_, (terms, _)), grads = loss_fn(tuned, pair, key)
         given = jax.jit(draws, static_argnums=3)(key, source, target, config.augment)
         return config, params, moved, terms, grads, [np.asarray(value) for value in given]
 

@@ -15,6 +15,7 @@ from oeft_jax.models import winograd
 
 DIMS = ("NHWC", "HWIO", "NHWC")
 MIN_PRODUCTS = 2**24  # pixels x channels in x channels out of a convolution worth Winograd's form
+MIN_CHANNELS = 64  # on either side: with fewer, evaluating at the points costs more than is saved
 
 
 def conv_plain(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Array:
@@ -51,7 +52,7 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Arra
     channels, features = kernel.shape[2:]
     plain = partial(conv_plain, pads=pads)
     same = (*kernel.shape[:2], *pads) == (3, 3, 1, 1)
-    if not same or min(channels, features) < 16 or not _is_long(x, features):
+    if not same or min(channels, features) < MIN_CHANNELS or not _is_long(x, features):
         return plain(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=plain)
 
