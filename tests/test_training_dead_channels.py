@@ -7,6 +7,7 @@ import pytest
 from smooth_picture import picture
 from tiny_teachers import write_teachers
 
+from oeft_jax._checks import InputError
 from oeft_jax.models.backbone import backbone
 from oeft_jax.weights import load_weights, save_weights
 from training import dead_channels, distill_features
@@ -130,3 +131,9 @@ def test_distillation_revives_where_it_is_asked_to(params, tmp_path, monkeypatch
 
     found = changed("--frozen-steps", "0", "--hold", "conv1_1", "conv2_1")
     assert {name for name, channels in found.items() if not channels.size} == {"conv1_1", "conv2_1"}
+
+
+def test_nothing_is_begun_again_without_a_weight_file(tmp_path):
+    words = ["--data", "d", "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o"), "--revive"]
+    with pytest.raises(InputError, match=r"--revive: accepted: with --start"):
+        distill_features.train(distill_features.parse(words))

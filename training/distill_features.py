@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from oeft_jax import checkpoint
-from oeft_jax._checks import check_range
+from oeft_jax._checks import InputError, check_range
 from oeft_jax._types import Features, Params, Taps
 from oeft_jax.models.backbone import backbone
 from oeft_jax.models.vgg import VGG19_DEPTHS
@@ -234,8 +234,11 @@ def train(args: argparse.Namespace) -> State:
     """Trains, saving every `--save-every` steps; continues what `--work` holds.
 
     Raises:
-      InputError: places to be found in pictures that cells do not fill, or in more faces than there are.
+      InputError: places to be found in pictures that cells do not fill, or in more faces than there are;
+        channels to begin again, but nothing that has any.
     """
+    if args.revive and args.start is None:
+        raise InputError("--revive: accepted: with --start FILE, whose channels it looks through.")
     if args.matching:
         cli.check_multiple("--size", args.size, COARSEST, given=" with --matching")
         cli.check_multiple("--aligned-size", args.aligned_size, COARSEST, given=" with --matching")
