@@ -4,8 +4,10 @@ The numbers come from the compiled programs for the chosen sizes. Only shapes ar
 is allocated, and the run then uses the same programs: nothing is compiled twice.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -134,9 +136,22 @@ def _key() -> Any:
 
 def needs(config: Config, parts: Parts) -> tuple[Need, ...]:
     """What each stage needs; compiles what a run with these settings and parts will use."""
-    calls = [call for stage in STAGES.values() for call in stage(config, parts)]
-    with ThreadPoolExecutor(COMPILED_AT_ONCE) as workers:
-        return tuple(workers.map(needed, calls))
+    with _no_collections():
+        calls = [call for stage in STAGES.values() for call in stage(config, parts)]
+        with ThreadPoolExecutor(COMPILED_AT_ONCE) as workers:
+            return tuple(workers.map(needed, calls))
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Tracing makes millions of objects, and most stay: Python would look through them all, often."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def table(found: Sequence[Need], there: int | None) -> str:

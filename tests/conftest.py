@@ -1,5 +1,6 @@
 """Settings and fixtures that every test shares."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from xla_flags import FLAGS
 
 os.environ.setdefault("XLA_FLAGS", FLAGS)  # read when the first program is compiled
+# Tracing makes millions of objects, and most stay: looking through them is a twentieth of the tests' time.
+gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

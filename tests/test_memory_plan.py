@@ -1,10 +1,12 @@
 """The memory of a run: foretold from shapes, compared with what is there, refused with a way out."""
 
 import dataclasses
+import gc
 import importlib
 import json
 import logging
 import re
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +135,29 @@ def test_every_stage_of_the_run_is_there(config, parts, needs):
     never = dataclasses.replace(config, refine=RefineConfig("never"))
     assert [need.stage for need in memory_plan.needs(never, parts)] == FIRST
     assert [n.stage for n in memory_plan.stage_1(changed(config, steps=0), parts)] == BOTH[1:3]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+@pytest.mark.parametrize("error", [None, InputError("no")])
+def test_garbage_is_collected_after_the_plan_as_before(config, parts, monkeypatch, is_on, error):
+    seen = []
+
+    def stage(*_):
+        seen.append(gc.isenabled())
+        if error:
+            raise error
+        return ()
+
+    monkeypatch.setattr(memory_plan, "STAGES", {"one": stage})
+    before = gc.isenabled()
+    try:
+        (gc.enable if is_on else gc.disable)()
+        with pytest.raises(InputError) if error else nullcontext():
+            memory_plan.needs(config, parts)
+        assert seen == [False]
+        assert gc.isenabled() is is_on
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_the_finished_picture_needs_what_its_size_says(config, parts):
