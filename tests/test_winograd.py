@@ -98,6 +98,9 @@ def test_conv_takes_it_only_where_it_pays(always_winograd, monkeypatch):
     x, kernel, _ = draw_wide(0)
     assert "platform_index" in primitives(layers.conv, x, kernel)
     assert "platform_index" not in primitives(layers.conv, x[..., :8], kernel[:, :, :8])
+    few = layers.MIN_CHANNELS - 1
+    assert "platform_index" not in primitives(layers.conv, x[..., :few], kernel[:, :, :few])
+    assert "platform_index" not in primitives(layers.conv, x, kernel[..., :few])
     assert "platform_index" not in primitives(layers.conv, x, kernel[1:2, 1:2])
     monkeypatch.setattr(layers, "MIN_PRODUCTS", 2**40)
     jax.clear_caches()  # of what was traced with the other number

@@ -15,7 +15,8 @@ from oeft_jax.models import winograd
 
 DIMS = ("NHWC", "HWIO", "NHWC")
 MIN_PRODUCTS = 2**24  # pixels x channels in x channels out of a convolution worth Winograd's form
-MIN_CHANNELS = 64  # on either side: with fewer, evaluating at the points costs more than is saved
+MIN_CHANNELS = 64  # in and out: with fewer, evaluating at the points costs more than is saved
+MIN_CHANNELS_GRAD = 8  # in: XLA's own gradient in the kernel is slow enough for it to pay sooner
 
 
 def conv_plain(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Array:
@@ -59,7 +60,7 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: tuple[int, int]) -> jax.Arra
 
 def _kernel_grad_cpu(x: jax.Array, g: jax.Array, kh: int, kw: int) -> jax.Array:
     same = (kh, kw, *_pads(x, g, kh, kw)) == (3, 3, 1, 1)
-    if not same or x.shape[-1] < 8 or not _is_long(x, g.shape[-1]):
+    if not same or x.shape[-1] < MIN_CHANNELS_GRAD or not _is_long(x, g.shape[-1]):
         return _kernel_grad_canonical(x, g, kh, kw)
     return winograd.kernel_gradient(x, g)
 
