@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from oeft_jax._checks import InputError, check_range
 from oeft_jax._types import Params, Terms
-from oeft_jax.composition import Latents, Plan, generate, init_latents, plan_of
+from oeft_jax.composition import Latents, Plan, init_latents, plan_of
 from oeft_jax.config import InversionConfig
 from oeft_jax.correspondence import NonFiniteError
 from oeft_jax.jitted import jit_often, jit_once
@@ -53,6 +53,7 @@ class InversionInfo(NamedTuple):
     loss: jax.Array  # [a]
     terms: Terms  # name -> [a]
     best_loss: jax.Array  # [a]
+    images: jax.Array  # [a, R, R, 3] of the codes that the step began with, nominally in [-1, 1]
 
 
 class Hypothesis(NamedTuple):
@@ -67,7 +68,6 @@ class Hypothesis(NamedTuple):
 
 
 Step = Callable[[InversionState, Goal, Active], tuple[InversionState, InversionInfo]]
-Finish = Callable[[InversionState, Goal, Active], tuple[jax.Array, jax.Array, jax.Array]]
 
 
 class Programs(NamedTuple):
@@ -77,7 +77,7 @@ class Programs(NamedTuple):
     make_goal: Callable[..., Goal]  # (warped, params=, phi=)
     init: Callable[[jax.Array, Params], InversionState]  # (key, params of the generator)
     step: Step  # the state passed in is donated
-    finish: Finish  # (images [a, R, R, 3] in [0, 1], PSNR [a], SSIM [a]) of the best codes
+    compare: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # `comparison`'s, jitted
 
 
 def check_layers(generator: Generator, config: InversionConfig) -> None:
@@ -156,43 +156,38 @@ def make_step(
     def step(
         state: InversionState, goal: Goal, active: Active
     ) -> tuple[InversionState, InversionInfo]:
-        def total(latents: tuple[Latents, ...]) -> tuple[jax.Array, tuple[jax.Array, Terms]]:
-            losses, terms = objective(latents, goal, tuple(plan[i] for i in active))
-            return jnp.sum(losses), (losses, terms)  # the sum's gradient is each one's own
+        def total(latents: tuple[Latents, ...]) -> tuple[jax.Array, Any]:
+            found = objective(latents, goal, tuple(plan[i] for i in active))
+            return jnp.sum(found[0]), found  # the sum's gradient is each one's own
 
         now = tuple(state.trials[i].latents for i in active)
-        grads, (losses, terms) = jax.grad(total, has_aux=True)(now)
+        grads, (losses, terms, images) = jax.grad(total, has_aux=True)(now)
         trials = list(state.trials)
         for place, i in enumerate(active):
             trials[i] = advance(trials[i], losses[place], grads[place])
         best = jnp.stack([trials[i].best_loss for i in active])
         state = state._replace(step=state.step + 1, trials=tuple(trials))
-        return state, InversionInfo(losses, terms, best)
+        return state, InversionInfo(losses, terms, best, images)
 
     return jit_often(step, donate_argnums=0, static_argnums=2)
 
 
-def make_finish(
-    generator: Generator, config: InversionConfig, plan: Plan, *, mesh: Mesh | None = None
-) -> Finish:
-    """The pictures of the best codes of the active hypotheses, and how near they are; not jitted."""
+def comparison(images: jax.Array, warped: jax.Array, *, mode: str) -> tuple[jax.Array, jax.Array]:
+    """How near down(y) is to r: (PSNR [a] in dB, SSIM [a], 0 where r is too small for its window).
 
-    def compare(image: jax.Array, goal: Goal) -> tuple[jax.Array, jax.Array]:
-        small = down(image, goal.warped.shape[0], mode=config.down)
-        ours, theirs = jnp.clip(small * 0.5 + 0.5, 0, 1), goal.warped * 0.5 + 0.5
+    Args:
+      images: [a, R, R, 3], nominally in [-1, 1].
+      warped: [s, s, 3] in [-1, 1].
+      mode: of `down`.
+    """
+    theirs = warped * 0.5 + 0.5
+
+    def one(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ours = jnp.clip(down(image, theirs.shape[0], mode=mode) * 0.5 + 0.5, 0, 1)
         likeness = ssim(ours, theirs) if ours.shape[0] >= SSIM_WINDOW else jnp.zeros(())
         return psnr(ours, theirs), likeness
 
-    def finish(
-        state: InversionState, goal: Goal, active: Active
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        best = tuple(state.trials[i].best for i in active)
-        chosen = tuple(plan[i] for i in active)
-        images = generate(generator, goal.generator, best, chosen, mesh=mesh)
-        psnrs, ssims = jax.vmap(compare, in_axes=(0, None))(images, goal)
-        return jnp.clip(images * 0.5 + 0.5, 0, 1), psnrs, ssims
-
-    return finish
+    return jax.vmap(one)(images)
 
 
 @remember
@@ -215,7 +210,7 @@ def make_programs(
         jit_once(partial(make_goal, generator=generator, backbone=backbone, config=config)),
         jit_once(begin),
         make_step(generator, backbone, config, optimizer, plan, mesh=mesh),
-        jit_once(make_finish(generator, config, plan, mesh=mesh), static_argnums=2),
+        jit_once(partial(comparison, mode=config.down)),
     )
 
 
@@ -284,11 +279,19 @@ def run(
 
 
 def hypotheses_of(state: InversionState, goal: Goal, programs: Programs) -> list[Hypothesis]:
-    """The finished pictures of all that are active and have ever had a finite loss."""
+    """The finished pictures of all that are active and have ever had a finite loss.
+
+    A step shows the pictures of the codes that it begins with, so one more from the best codes, whose
+    outcome is dropped, shows those: a program of their own would take longer to compile than that.
+    """
     active = active_of(state)
-    images, psnrs, ssims = (np.asarray(x) for x in programs.finish(state, goal, active))
+    trials = tuple(trial._replace(latents=trial.best) for trial in state.trials)
+    copied = jax.tree.map(jnp.copy, state._replace(trials=trials))  # the step's to overwrite
+    images = programs.step(copied, goal, active)[1].images
+    psnrs, ssims = (np.asarray(x) for x in programs.compare(images, goal.warped))
+    pictures = np.clip(np.asarray(images) * 0.5 + 0.5, 0, 1)
     return [
-        Hypothesis(*programs.plan[i], images[n], float(loss), float(psnrs[n]), float(ssims[n]))
+        Hypothesis(*programs.plan[i], pictures[n], float(loss), float(psnrs[n]), float(ssims[n]))
         for n, i in enumerate(active)
         if np.isfinite(loss := state.trials[i].best_loss)
     ]

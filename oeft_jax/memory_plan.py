@@ -85,7 +85,7 @@ def stage_1(config: Config, parts: Parts) -> tuple[Call, ...]:
 
 
 def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
-    """The inversion step of all hypotheses and their pictures; nothing without a generator."""
+    """The inversion step of all hypotheses; nothing without a generator."""
     generator = parts.generator
     if generator is None or config.refine.mode == "never":
         return ()
@@ -95,10 +95,7 @@ def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
     state = jax.eval_shape(made.init, _key(), params)
     beside = _begun(_beginning(config, parts))[1]._replace(phi=())  # the goal has phi
     arguments = (state, goal, tuple(range(len(made.plan))))
-    return (
-        Call("inversion step", made.step, arguments, beside, config.precision),
-        Call("finished hypotheses", made.finish, arguments, beside, config.precision),
-    )
+    return (Call("inversion step", made.step, arguments, beside, config.precision),)
 
 
 def picture(config: Config, parts: Parts) -> tuple[Need, ...]:

@@ -25,6 +25,10 @@ class Goal(NamedTuple):
     warped_phi: jax.Array  # [1, h, w, c], its features, computed once
 
 
+# (latents, goal, plan) -> (losses [h], weighted terms [h] each, pictures [h, R, R, 3])
+Objective = Callable[[tuple[Latents, ...], Goal, Plan], tuple[jax.Array, Terms, jax.Array]]
+
+
 def down(image: jax.Array, size: int, *, mode: str = "area") -> jax.Array:
     """down() of Eq. 12: [R, R, 3] -> [size, size, 3]; the image itself if it is no larger.
 
@@ -57,17 +61,19 @@ def make_goal(
 
 def make_objective(
     generator: Generator, backbone: Backbone, config: InversionConfig, *, mesh: Mesh | None = None
-) -> Callable[[tuple[Latents, ...], Goal, Plan], tuple[jax.Array, Terms]]:
-    """D(down(y), r) of Eq. 12 for every hypothesis: (latents, goal, plan) -> ([h], terms [h])."""
+) -> Objective:
+    """D(down(y), r) of Eq. 12 for every hypothesis, and the pictures y, nominally in [-1, 1]."""
 
     def mean(x: jax.Array) -> jax.Array:
         return jnp.mean(x, axis=(1, 2, 3))
 
-    def objective(latents: tuple[Latents, ...], goal: Goal, plan: Plan) -> tuple[jax.Array, Terms]:
+    def objective(
+        latents: tuple[Latents, ...], goal: Goal, plan: Plan
+    ) -> tuple[jax.Array, Terms, jax.Array]:
         images = generate(generator, goal.generator, latents, plan, mesh=mesh)
         size = goal.warped.shape[0]
-        images = jax.vmap(lambda image: down(image, size, mode=config.down))(images)
-        difference = images - goal.warped[None]
+        small = jax.vmap(lambda image: down(image, size, mode=config.down))(images)
+        difference = small - goal.warped[None]
         terms = {}
         if config.l1:
             terms["l1"] = config.l1 * mean(jnp.abs(difference))
@@ -75,12 +81,12 @@ def make_objective(
             terms["l2"] = config.l2 * mean(difference**2)
         if config.perceptual:
             tap = config.perceptual_tap
-            seen = spread(images * 0.5 + 0.5, mesh)
+            seen = spread(small * 0.5 + 0.5, mesh)
             ours = backbone.apply(goal.phi, seen, (tap,))[tap][: len(plan)]
             gap = mean(jnp.abs(ours - goal.warped_phi))
             if config.perceptual_relative:
                 gap = gap / (jnp.mean(jnp.abs(goal.warped_phi)) + 1e-12)
             terms["perceptual"] = config.perceptual * gap
-        return sum(terms.values(), jnp.zeros(len(plan))), terms
+        return sum(terms.values(), jnp.zeros(len(plan))), terms, images
 
     return objective

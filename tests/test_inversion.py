@@ -143,7 +143,7 @@ def test_objective_equals_loops_term_by_term(small, picture, render, relative, m
     goal, latents = make_goal(small, picture, config), start(small)
     images = np.asarray(render(latents))
     objective = inversion.make_objective(small.generator, small.backbone, config)
-    losses, terms = jax.jit(lambda latents: objective(latents, goal, PLAN))(latents)
+    losses, terms, _ = jax.jit(lambda latents: objective(latents, goal, PLAN))(latents)
     assert set(terms) == set(weights)
     reduce = oracle.block_mean if mode == "area" else oracle.central_mean
     theirs = np.float64(picture) * 2 - 1
@@ -162,7 +162,7 @@ def test_objective_equals_loops_term_by_term(small, picture, render, relative, m
 def test_terms_of_weight_zero_are_left_out_and_do_not_count(small, goal):
     config = InversionConfig(l1=0, l2=2.0, perceptual=0, perceptual_tap=TAP)
     objective = inversion.make_objective(small.generator, small.backbone, config)
-    losses, terms = objective(start(small), goal, PLAN)
+    losses, terms, _ = objective(start(small), goal, PLAN)
     assert set(terms) == {"l2"}
     assert (losses == terms["l2"]).all()
     assert (losses > 0).all()
@@ -193,7 +193,7 @@ def test_best_loss_never_rises_and_best_codes_reproduce_it(small, goal, step, me
         seen.append(np.asarray(info.loss))
         bests.append(best_of(state)[1])
     np.testing.assert_array_equal(bests, np.minimum.accumulate(seen))
-    again, _ = measure(best_of(state)[0], goal)
+    again, *_ = measure(best_of(state)[0], goal)
     np.testing.assert_allclose(again, bests[-1], rtol=1e-4)
 
 
@@ -203,7 +203,7 @@ def test_absurd_learning_rate_still_returns_the_best_codes_seen(small, goal, mea
     latents, best = best_of(state)
     np.testing.assert_array_equal(best, np.nanmin(losses, axis=0))
     assert (losses[-1] > best).any()  # it did wander off
-    again, _ = measure(latents, goal)
+    again, *_ = measure(latents, goal)
     np.testing.assert_allclose(again, best, rtol=1e-4)
 
 
@@ -377,10 +377,33 @@ def test_programs_hold_nothing_of_a_pair_and_serve_another_without_compiling(sma
         )
         state = inversion.run(state, goal, step=programs.step, num_steps=2)
         found.append(inversion.hypotheses_of(state, goal, programs))
-    assert programs.step._cache_size() == programs.finish._cache_size() == 1
+    assert programs.step._cache_size() == programs.compare._cache_size() == 1
     for one, other in zip(found[1], invert(small, 1 - picture, config), strict=True):
         np.testing.assert_array_equal(one.image, other.image)
     assert np.abs(found[0][0].image - found[1][0].image).max() > 0.01
+
+
+def test_hypotheses_show_the_best_codes_and_leave_the_state_to_go_on(small, picture, goal, render):
+    programs = inversion.make_programs(
+        small.generator, small.backbone, CONFIG, inversion.default_optimizer(CONFIG)
+    )
+    worse = start(small, seed=1)
+    state = inversion.run(begin(start(small)), goal, step=programs.step, num_steps=6)
+    state = state._replace(  # as after steps that went astray
+        trials=tuple(
+            t._replace(latents=other) for t, other in zip(state.trials, worse, strict=True)
+        )
+    )
+    found = inversion.hypotheses_of(state, goal, programs)
+    images, wanted = np.asarray(render(best_of(state)[0])), np.asarray(picture) * 2 - 1
+    for one, image, loss in zip(found, images, best_of(state)[1], strict=True):
+        shown = np.clip(image * 0.5 + 0.5, 0, 1)
+        np.testing.assert_allclose(one.image, shown, rtol=0, atol=TOLERANCE)
+        expected = oracle.psnr(oracle.block_mean(image, 2), wanted)
+        np.testing.assert_allclose(one.psnr, expected, atol=1e-3)
+        assert one.loss == loss
+    state = inversion.run(state, goal, step=programs.step, num_steps=8)
+    assert int(state.step) == 8
 
 
 def test_frozen_weights_get_no_gradient(small, goal):

@@ -167,7 +167,7 @@ def inverting():
         plan = ((LAYER, NUM),)
 
         def loss(latents):
-            losses, terms = objective((latents,), goal, plan)
+            losses, terms, _ = objective((latents,), goal, plan)
             return losses[0], terms
 
         (_, terms), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(latents)
