@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -180,7 +179,7 @@ def begin(
     """Stage 1 of a pair at its beginning, or where `store` holds it. Raises as `translate`."""
     stage = config.correspondence
     squares = [
-        jnp.asarray(fit_square(_checked(name, image), stage.image_size, stage.fit))[None]
+        jax.device_put(fit_square(_checked(name, image), stage.image_size, stage.fit)[None])
         for name, image in (("source", source), ("target", target))
     ]
     return Tuning(

@@ -40,7 +40,7 @@ def position_features(backbone: Backbone, params: Params, tap: str) -> Callable:
     def features(image: np.ndarray, size: int) -> np.ndarray:
         if image.shape[0] != size:
             image = resize(image, (size, size))
-        values = np.asarray(apply(params, jnp.asarray(image)[None]), np.float64)
+        values = np.asarray(apply(params, image[None]), np.float64)
         return values.reshape(-1, values.shape[-1])
 
     return features

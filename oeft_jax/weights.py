@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import platformdirs
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -108,7 +108,8 @@ def load_weights(path: Path | str, *, origin: str | None = None) -> Weights:
     bad = [name for name, leaf in flat.items() if not np.all(np.isfinite(leaf))]
     if bad:
         raise InputError(f"{path}: holds non-finite values in {bad[0]!r}; get the file anew.")
-    leaves = {name: jnp.asarray(leaf.astype(np.float32)) for name, leaf in flat.items()}
+    # Put there, not converted there: that would be a program for each shape.
+    leaves = jax.device_put({name: leaf.astype(np.float32) for name, leaf in flat.items()})
     try:
         params = unflatten_dict(leaves, sep="/")
     except TypeError as error:

@@ -52,6 +52,18 @@ def test_transposed_and_strided_kernels_come_back_in_their_places(tmp_path, dtyp
         np.testing.assert_array_equal(loaded[name], leaf)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_reading_compiles_nothing(tmp_path, dtype, caplog):
+    """A program for each shape of a network would be a second of every run."""
+    shape = (3, 1, 5, 2, 7)  # of no other test: what is compiled once is kept
+    file = save(tmp_path / "a.safetensors", {"w": np.ones(shape)}, dtype=dtype)
+    with jax.log_compiles():
+        loaded = weights.load_weights(file).params
+        assert "Finished XLA compilation" not in caplog.text
+        jax.jit(lambda x: x + 1)(loaded["w"])
+        assert "Finished XLA compilation" in caplog.text  # it would be seen
+
+
 def test_half_precision_file_is_half_as_large(tmp_path):
     params = {"w": np.ones((64, 64))}
     half = save(tmp_path / "half.safetensors", params).stat().st_size
