@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.harness import circumstances, peak_mib, reset_peak
 
-CASES = {"readme": 5, "paper": 3}  # number of stages
+CASES = {"readme": 4, "paper": 3}  # number of stages
 
 
 def parts_of(case: str) -> tuple[Any, Any]:

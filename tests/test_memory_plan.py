@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from tiny_networks import NETWORKS, random_params
 
+from benchmarks import memory_plan as measured
 from oeft_jax import memory, memory_fit, memory_plan, pipeline
 from oeft_jax._checks import InputError
 from oeft_jax.config import (
@@ -208,6 +209,11 @@ def test_a_run_compiles_nothing_that_the_plan_has_compiled(config, parts, needs,
         assert compiled() == []
     finally:
         jax.config.update("jax_log_compiles", False)
+
+
+@pytest.mark.parametrize("case", sorted(measured.CASES))
+def test_the_benchmark_calls_what_the_plan_counts(case):
+    assert len(measured.calls_of(case)) == measured.CASES[case]
 
 
 # What fits
