@@ -275,6 +275,7 @@ def run(
         if on_step is not None:
             row = {name: np.asarray(value) for name, value in info.terms.items()}
             on_step(number, state, {"loss": np.asarray(info.loss), **row})
+        del info  # its pictures are not to lie beside the next step's
     return state
 
 
