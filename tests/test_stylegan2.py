@@ -9,6 +9,7 @@ from jax.test_util import check_grads
 
 from oeft_jax import inversion
 from oeft_jax._checks import InputError
+from oeft_jax.composition import generate
 from oeft_jax.config import InversionConfig
 from oeft_jax.models import layers
 from oeft_jax.models.backbone import backbone
@@ -256,7 +257,7 @@ def test_identical_codes_with_importances_summing_to_one_give_the_single_code_im
     several = inversion.Latents(jnp.repeat(code, 3, axis=0), importance, tail_codes)
     one = inversion.Latents(code, jnp.ones_like(importance[:1]), tail_codes)
     plan = ((layer, 1), (layer, 3))
-    make = jax.jit(lambda latents: inversion.generate(generator, params, latents, plan))
+    make = jax.jit(lambda latents: generate(generator, params, latents, plan))
     single, images = make((one, several))
     np.testing.assert_allclose(images, single, rtol=0, atol=TOLERANCE)
 
@@ -291,7 +292,7 @@ def test_gradients_equal_finite_differences():
 
         @jax.jit
         def loss(latents):
-            image = inversion.generate(generator, params, (latents,), ((3, 2),))
+            image = generate(generator, params, (latents,), ((3, 2),))
             return jnp.mean((image - 0.3) ** 2)
 
         assert loss(latents).dtype == jnp.float64
@@ -307,7 +308,7 @@ def test_gradients_are_finite_for_zero_codes_and_importances(small):
     @jax.jit
     @jax.grad
     def gradients(latents):
-        return jnp.mean(inversion.generate(generator, params, (latents,), ((3, 2),)) ** 2)
+        return jnp.mean(generate(generator, params, (latents,), ((3, 2),)) ** 2)
 
     assert all(jnp.isfinite(leaf).all() for leaf in gradients(zeros))
 
@@ -385,7 +386,7 @@ def test_inversion_recovers_the_image_of_a_known_w(make, space, drop):
     w = generator.init_codes(jax.random.key(100), params, 1)
     last = generator.num_layers
     known = inversion.Latents(w, jnp.ones((1, generator.channels(last))), jnp.zeros((0, W_DIM)))
-    [target] = inversion.generate(generator, params, (known,), ((last, 1),)) * 0.5 + 0.5
+    [target] = generate(generator, params, (known,), ((last, 1),)) * 0.5 + 0.5
     network, tap = backbone("vgg", {"depths": [1], "widths": [2]}), "relu1_1"
     config = InversionConfig(
         composing_layers=(layer,),
