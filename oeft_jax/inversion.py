@@ -287,7 +287,8 @@ def hypotheses_of(state: InversionState, goal: Goal, programs: Programs) -> list
     """
     active = active_of(state)
     trials = tuple(trial._replace(latents=trial.best) for trial in state.trials)
-    copied = jax.tree.map(jnp.copy, state._replace(trials=trials))  # the step's to overwrite
+    shown = state._replace(trials=trials)
+    copied = jax.device_put(shown, may_alias=False)  # the step's to overwrite
     images = programs.step(copied, goal, active)[1].images
     psnrs, ssims = (np.asarray(x) for x in programs.compare(images, goal.warped))
     pictures = np.clip(np.asarray(images) * 0.5 + 0.5, 0, 1)
