@@ -79,6 +79,16 @@ def test_the_revived_are_awake_and_the_others_say_what_they_said(params, images,
             assert 0.3 < np.sqrt(np.mean(said**2)) / sizes[tap].size < 1
 
 
+def test_channels_after_the_deepest_tap_stay_as_they_are(params, images, key):
+    made, counts = dead_channels.revived(key, NETWORK, params, images, deepest="relu2_1")
+    assert {tap: num for tap, num in counts.items() if num} == {"relu1_1": 2, "relu2_1": 1}
+    assert dead_of(made, images) == {"relu5_1": DEAD["relu5_1"]}
+    for name in ("conv4_1", "conv5_1"):
+        jax.tree.map(np.testing.assert_array_equal, made[name], params[name])
+    before, after = (NETWORK.apply(one, images, ("relu5_1",))["relu5_1"] for one in (params, made))
+    np.testing.assert_array_equal(after, before)
+
+
 def test_the_revived_get_a_slope_once_they_are_read(params, images, key):
     made, _ = dead_channels.revived(key, NETWORK, params, images)
 

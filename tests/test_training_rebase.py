@@ -99,30 +99,59 @@ def test_the_next_layer_reads_the_old_channels_out_of_new_ones(before):
     assert rms(read - was) < 0.03 * rms(was) < 0.3 * rms(unread - was)
 
 
-def test_first_layers_learn_anew_and_then_all_to_the_last_one(tmp_path, before):
+@pytest.fixture
+def folder(tmp_path):
+    """With both teachers and a photo."""
     rng = np.random.default_rng(0)
     write_teachers(tmp_path, rng)
     (tmp_path / "cut").mkdir()
     picture(rng, 64).save(tmp_path / "cut" / "photo.png")
-    start = tmp_path / "start.safetensors"
+    return tmp_path
+
+
+def trained(folder, start, name, *more):
+    """(state, weights written) of the command."""
+    words = {"data": folder, "start": start, "work": folder / name}
+    words |= {"out": folder / f"{name}.safetensors", "faces": 0}
+    flags = [word for k, v in words.items() for word in (f"--{k}", str(v))]
+    state = rebase_features.train(rebase_features.parse([*flags, *more]))
+    return state, load_weights(folder / f"{name}.safetensors")
+
+
+def changed(params, before):
+    return {k for k in before if np.any(params[k]["kernel"] != before[k]["kernel"])}
+
+
+def test_without_the_first_stages_the_layers_learn_on(folder, before, capsys):
+    dead = before["conv2_1"]["bias"].at[1].set(-1e3)
+    before = {**before, "conv2_1": {**before["conv2_1"], "bias": dead}}
+    start = folder / "start.safetensors"
+    save_weights(start, before, network="vgg", config=CONFIG)
+    before = load_weights(start).params
+    steps = ("--steps", "0", "0", "1", "0")
+    state, weights = trained(folder, start, "on", *steps, "--revive")
+    assert "begun again: 1 of relu2_1" in capsys.readouterr().out
+    assert changed(weights.params, before) == set(LEARN[:5])
+    rate = rebase_features.STAGES[2].rate
+    moved = np.abs(weights.params["conv1_1"]["kernel"] - before["conv1_1"]["kernel"])
+    assert 0 < moved.max() < 1.1 * rate  # one step of Adam from what it was
+    assert weights.params["conv2_1"]["bias"][1] > -1
+    for head in state.heads.values():
+        assert float(jnp.abs(head["kernel"]).max()) > 0.0
+    assert trained(folder, start, "as it was", *steps)[1].params["conv2_1"]["bias"][1] < -900
+
+
+def test_first_layers_learn_anew_and_then_all_to_the_last_one(folder, before):
+    start = folder / "start.safetensors"
     save_weights(start, before, network="vgg", config=CONFIG)
     before = load_weights(start).params
 
     def run(name, *more):
-        words = {"data": tmp_path, "start": start, "work": tmp_path / name}
-        words |= {"out": tmp_path / f"{name}.safetensors", "faces": 0}
-        flags = [word for k, v in words.items() for word in (f"--{k}", str(v))]
-        state = rebase_features.train(
-            rebase_features.parse([*flags, "--steps", "1", "1", "2", "1", *more])
-        )
-        return state, load_weights(tmp_path / f"{name}.safetensors")
-
-    def changed(params):
-        return {k for k in before if np.any(params[k]["kernel"] != before[k]["kernel"])}
+        return trained(folder, start, name, "--steps", "1", "1", "2", "1", *more)
 
     whole, weights = run("whole")
     assert int(whole.step) == 5
-    assert changed(weights.params) == set(LEARN)
+    assert changed(weights.params, before) == set(LEARN)
     assert weights.metadata == {"steps": "5", "images": str(2 + 2 + 4 + 1), "seed": "0"}
     apply = backbone(weights.network, weights.config).apply
     assert apply(weights.params, jnp.zeros((1, 32, 32, 3)), ("relu5_1",))["relu5_1"].shape[-1] == 4
@@ -131,6 +160,6 @@ def test_first_layers_learn_anew_and_then_all_to_the_last_one(tmp_path, before):
     for done, num in enumerate(learnt, 1):  # stopped after every step
         again, weights = run("again", "--minutes", "1e-9")
         assert int(again.step) == done
-        assert changed(weights.params) == set(LEARN[:num])
+        assert changed(weights.params, before) == set(LEARN[:num])
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -38,17 +38,29 @@ def loudness(network: Backbone, params: Params, images: jax.Array) -> dict[str, 
 
 
 def revived(
-    key: jax.Array, network: Backbone, params: Params, images: jax.Array
+    key: jax.Array,
+    network: Backbone,
+    params: Params,
+    images: jax.Array,
+    *,
+    deepest: str | None = None,
 ) -> tuple[Params, dict[str, int]]:
     """`params` whose dead channels begin again, and how many they are of each layer.
 
     Their kernels are random, centred and as loud as their layer over `images` (as in Mishkin and
     Matas 2016, 1511.06422); the channels that were awake do not read them yet, so those of every layer
     say what they said.
+
+    Args:
+      deepest: tap after which all channels stay as they are; None for none.
     """
+    names = network.tap_names
     before = loudness(network, params, images)
+    if deepest is not None:
+        for tap in names[names.index(deepest) + 1 :]:
+            before[tap] = before[tap]._replace(dead=np.zeros_like(before[tap].dead))
     unread = np.zeros(3, bool)  # channels that come in and that nothing shall read
-    for index, tap in enumerate(network.tap_names):
+    for index, tap in enumerate(names):
         name, (dead, size) = "conv" + tap.removeprefix("relu"), before[tap]
         kernel = params[name]["kernel"].at[:, :, unread].set(0.0)
         bias = params[name]["bias"].at[dead].set(0.0)

@@ -5,6 +5,9 @@ real VGG-19 says. Here it begins again from random weights. In stages the layers
 and relu3_1 learn from the real network alone; whenever one is done the layer after it is turned to
 read the old channels out of the new ones. At last those to relu4_1 learn to say what they said
 before, too; relu4_2 and deeper stay as they are, and with them what is matched.
+
+A stage of no steps is left out: with the first left out the layers learn on from what they are, and
+with `--revive` those of their channels that nothing wakes begin again.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from oeft_jax import checkpoint
 from oeft_jax._types import Features, Params, Taps
 from oeft_jax.models.backbone import backbone
 from training import cli, photos, teachers
+from training.dead_channels import revived
 from training.distill_features import (
     CONFIG,
     NUM_FITTED,
@@ -62,15 +66,14 @@ def kept_taps() -> Taps:
     return names[names.index(TAUGHT[-1]) + 1 : names.index(DEEPEST) + 1]
 
 
-def init(key: jax.Array, before: Params, vgg: teachers.Arrays) -> State:
-    """`before` with a random first layer; heads of nothing, fitted when their stage begins."""
-    fresh = backbone("vgg", CONFIG).init(key, TAUGHT[:1])
+def init(params: Params, vgg: teachers.Arrays) -> State:
+    """Begins with `params`; heads of nothing, fitted when their stage begins."""
     taught = jax.eval_shape(teachers.vgg_features, vgg, jnp.zeros((1, 16, 16, 3)))
     heads = {}
     for tap in TAUGHT:
         shape = head_shape(tap, taught)
         heads[tap] = {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[1:])}
-    params = jax.tree.map(jnp.copy, {**before, **fresh})  # the state is donated
+    params = jax.tree.map(jnp.copy, params)  # the state is donated
     return State(jnp.int32(0), jnp.int32(0), params, heads, _no_moments(params, heads))
 
 
@@ -85,13 +88,16 @@ def _no_moments(params: Params, heads: Params) -> optax.OptState:
 
 def begin(state: State, before: Params, images: jax.Array, vgg: teachers.Arrays, to: int) -> State:
     """Stage number `to`: what it changes is fitted to `images`, and Adam begins again."""
-    params, heads, newest = state.params, state.heads, STAGES[to].taught[-1]
-    done = STAGES[to - 1].taught[-1] if to else None
-    if done is not None:
+    params, taught = state.params, STAGES[to].taught
+    if int(state.step):  # a stage before this one changed what the next layer reads
+        done = STAGES[to - 1].taught[-1]
         params = read_anew(params, before, images, done)
-    if newest != done:
-        own = backbone("vgg", CONFIG).apply(params, images, (newest,))[newest]
-        heads = {**heads, newest: fitted_head(own, teachers.vgg_features(vgg, images)[newest])}
+        taught = taught[taught.index(done) + 1 :]
+    heads = state.heads
+    if taught:
+        own = backbone("vgg", CONFIG).apply(params, images, taught)
+        real = teachers.vgg_features(vgg, images)
+        heads = {**heads, **{tap: fitted_head(own[tap], real[tap]) for tap in taught}}
     return state._replace(params=params, heads=heads, opt_state=_no_moments(params, heads))
 
 
@@ -148,22 +154,37 @@ def make_step(stage: Stage, steps: int, keep: float) -> Any:
     return jax.jit(step, donate_argnums=0)
 
 
+def first_params(args: argparse.Namespace, before: Params, images: jax.Array) -> Params:
+    """`before` with a random first layer if the first stage has steps, and with channels begun again."""
+    key, network, params = jax.random.key(args.seed), backbone("vgg", CONFIG), before
+    if args.revive:
+        params, counts = revived(key, network, params, images, deepest=TAUGHT[-1])
+        print("begun again:", *(f"{n} of {tap}" for tap, n in counts.items() if n), flush=True)
+    if args.steps[0]:
+        params = {**params, **network.init(key, TAUGHT[:1])}
+    return params
+
+
 def train(args: argparse.Namespace) -> State:
     """Trains, saving every `--save-every` steps; continues what `--work` holds."""
     vgg = teachers.read_real(args.data)
     before = started(args.start, "vgg", CONFIG)[0]
     pictures = photos.training_pictures(args.data, args.faces)
-    state = init(jax.random.key(args.seed), before, vgg)
+    crops = photos.crop_batch(args.seed, 0, pictures, batch=NUM_FITTED, size=128)
+    fitted_to = jnp.asarray(crops)
     if checkpoint.latest(args.work) is not None:
-        state = checkpoint.restore(args.work, blank(lambda: state))
-    fitted_to = photos.crop_batch(args.seed, 0, pictures, batch=NUM_FITTED, size=128)
+        state = checkpoint.restore(args.work, blank(init, before, vgg))
+    else:
+        state = init(first_params(args, before, fitted_to), vgg)
     ends = np.cumsum(args.steps)
     clock, is_late = cli.Clock(args.minutes), False
     for number, (stage, steps) in enumerate(zip(STAGES, args.steps, strict=True)):
+        if not steps:
+            continue
         step = make_step(stage, steps, args.keep)
         while int(state.step) < ends[number] and not is_late:
             if int(state.step) == ends[number] - steps:
-                state = begin(state, before, jnp.asarray(fitted_to), vgg, number)
+                state = begin(state, before, fitted_to, vgg, number)
             images = photos.crop_batch(
                 args.seed,
                 int(state.step),
@@ -186,6 +207,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="weight file to write")
     parser.add_argument(
         "--steps", type=int, nargs=len(STAGES), default=[600, 600, 600, 1200], help="of each stage"
+    )
+    parser.add_argument(
+        "--revive", action="store_true", help="begin channels again that nothing wakes"
     )
     parser.add_argument(
         "--keep", type=float, default=2.0, help="weight of saying what was said before"
