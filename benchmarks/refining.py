@@ -5,7 +5,8 @@ DATA/pairs.json, and pairs of faces that the bundled generator was not trained o
 warp and each hypothesis after a third of the inversion steps, all of them and three times as many
 are judged in SqueezeNet, which nothing is tuned on. A row gives the SSIM that the run's rule
 looks at beside how the generator's picture compares with the warp in each measure: what
-`--refine-limit` is chosen from. What `--refine-give-up` would have done is in the summary.
+`--refine-limit` is chosen from. What `--refine-give-up` would have done is in the summary, which
+`--rows` makes again, by the rule of now, of what was measured before.
 """
 
 import argparse
@@ -27,10 +28,11 @@ from benchmarks.quality.pairs import PhotoPair
 from benchmarks.quality.selections import LARGER
 from oeft_jax import inversion, pipeline, tuning
 from oeft_jax.checkpoint import Store
-from oeft_jax.config import OutputConfig, RefineConfig
+from oeft_jax.composition import plan_of
+from oeft_jax.config import OutputConfig
 from oeft_jax.image import resize
 from oeft_jax.picture import make_picture, square_of
-from oeft_jax.refine import give_up_step, hopeless, over_warp, refined
+from oeft_jax.refine import give_up_step, hopeless, over_warp, refined, tried_first
 
 LIMITS = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the bins in the summary
 
@@ -83,7 +85,6 @@ def rows_of(
                 "codes": hypothesis.num_codes,
                 "SSIM": hypothesis.ssim,
                 "score over the warp": float(score),
-                "given up": taken == early and hopeless(found, config.refine),
                 "over the warp": {name: over(name, ours[name], of_warp[name]) for name in ours},
             }
 
@@ -93,13 +94,12 @@ def over(measure: str, ours: float, warp: float) -> float:
     return warp / ours if measure in LARGER else ours / warp
 
 
-def summary_of(
-    rows: Sequence[dict[str, Any]], early: int, steps: int, config: RefineConfig
-) -> dict[str, Any]:
+def summary_of(rows: Sequence[dict[str, Any]], config: oeft_jax.Config) -> dict[str, Any]:
     """By SSIM, the geometric means over hypotheses of what all have of the measures; giving up.
 
     Pairs count as used in the end where any hypothesis could be; the run's choice is one of them.
     """
+    early, steps = give_up_step(config.refine, config.inversion.steps), config.inversion.steps
     bins, low = [], -1.0
     for high in LIMITS:
         inside = [row["over the warp"] for row in rows if low <= row["SSIM"] < high]
@@ -115,15 +115,20 @@ def summary_of(
             bins.append({**part, "as good as the warp": float(better), **means})
         low = high
     rise, fall = 0.0, 1.0
-    usable = set()
+    usable, given_up = set(), set()
+    plan = plan_of(config.inversion)
+    tried = [plan[place] for place in tried_first(plan)]
     for pair in {row["pair"] for row in rows}:
         of_pair = [row for row in rows if row["pair"] == pair]
         first, then = ([row for row in of_pair if row["steps"] == n] for n in (early, steps))
         rise = max(rise, _best_ssim(then) - _best_ssim(first))
         fall = min(fall, _best_score(then) / _best_score(first))
-        if any(row["SSIM"] >= config.limit and row["score over the warp"] <= 1 for row in then):
+        limit = config.refine.limit
+        if any(row["SSIM"] >= limit and row["score over the warp"] <= 1 for row in then):
             usable.add(pair)
-    given_up = {row["pair"] for row in rows if row["given up"]}
+        asked = [row["SSIM"] for row in first if (row["layer"], row["codes"]) in tried]
+        if hopeless(asked, config.refine):
+            given_up.add(pair)
     return {
         "by SSIM": bins,
         "largest rise of the best SSIM after a third": rise,
@@ -145,7 +150,8 @@ def _best_score(rows: Sequence[dict[str, Any]]) -> float:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--rows", type=Path, help="file to summarise again, in place of measuring")
     parser.add_argument("--num", type=int, default=6, help="pairs of photos, and as many of faces")
     parser.add_argument("--steps", type=int, default=20, help="of tuning")
     parser.add_argument("--out", type=Path, required=True)
@@ -154,9 +160,14 @@ def main(arguments: list[str] | None = None) -> None:
     stage = replace(config.correspondence, steps=args.steps)
     output = OutputConfig(size=str(stage.image_size))
     config = replace(config, correspondence=stage, output=output)
+    if args.rows:
+        kept = json.loads(args.rows.read_text("utf-8"))
+        kept["summary"] = summary_of(kept["hypotheses"], config)
+        args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+        return
+    if args.data is None:
+        parser.error("--data: accepted: a folder, or --rows FILE in its place")
     parts, eye = oeft_jax.load_parts(config), judge.squeezenet(args.data)
-    early, steps = give_up_step(config.refine, config.inversion.steps), config.inversion.steps
-    assert early is not None
     rows: list[dict[str, Any]] = []
     for pair in photo_pairs(args.data, parts, config, args.num):
         rows += rows_of(pair, parts, config, eye)
@@ -166,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
             **circumstances(),
             "weights": weights,
         }
-        result["summary"] = summary_of(rows, early, steps, config.refine)
+        result["summary"] = summary_of(rows, config)
         result["hypotheses"] = rows
         args.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 

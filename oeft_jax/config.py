@@ -150,8 +150,8 @@ class RefineConfig:
     )
     give_up: float = option(
         0.15,
-        "auto: how far below that limit every hypothesis must be after a third of the inversion "
-        "steps for the rest to be left out; 1 always takes all steps",
+        "auto: how far below that limit the hypothesis that is tried first must be after a third of "
+        "the inversion steps for all others to be left out; 1 tries none and takes all steps",
         flag="refine-give-up",
         low=0,
         high=1,

@@ -227,15 +227,20 @@ def rungs(num_hypotheses: int, config: InversionConfig) -> dict[int, int]:
     return found
 
 
+def only(state: InversionState, active: Active) -> InversionState:
+    """A state in which these alone are active; nothing else changes."""
+    mask = np.zeros(len(state.trials), bool)
+    mask[list(active)] = True
+    return state._replace(active=jax.device_put(mask))
+
+
 def drop(state: InversionState, losses: np.ndarray, keep: int) -> InversionState:
     """Leaves the `keep` active hypotheses of the smallest losses [a] active; ties go to the first.
 
     Nothing else changes, so what stays goes on as if nothing had been dropped.
     """
     places = active_of(state)
-    active = np.zeros(len(state.trials), bool)
-    active[[places[i] for i in np.argsort(losses, kind="stable")[:keep]]] = True
-    return state._replace(active=jnp.asarray(active))
+    return only(state, tuple(places[i] for i in np.argsort(losses, kind="stable")[:keep]))
 
 
 def active_of(state: InversionState) -> Active:

@@ -28,16 +28,23 @@ def check(
     Raises:
       InputError: more than there is; it names the flags that would fit.
     """
-    found = needs(config, parts)
-    refuse(found, config, parts, there=(free or memory.free_bytes)())
+    found, there = needs(config, parts), (free or memory.free_bytes)()
+    if _short(found, there):  # of what may be needed; now what will be
+        found = needs(config, parts, exact=True)
+    refuse(found, config, parts, there=there)
     return found
 
 
 def refuse(found: Sequence[Need], config: Config, parts: Parts, *, there: int | None) -> None:
     """Raises InputError when a stage needs more than `there`; None is enough for any."""
-    short = [need for need in found if there is not None and need.bytes > there]
+    short = _short(found, there)
     if short and there is not None:
         raise InputError(f"{wanting(short, there)}; {_accepted(config, parts, there)}")
+
+
+def _short(found: Sequence[Need], there: int | None) -> list[Need]:
+    """What is more than is there."""
+    return [need for need in found if there is not None and need.bytes > there]
 
 
 def wanting(needs: Sequence[Need], there: int) -> str:

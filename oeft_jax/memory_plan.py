@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from oeft_jax.config import Config
 from oeft_jax.jitted import quick
 from oeft_jax.pipeline import Parts
 from oeft_jax.products import DEFAULT, precision
+from oeft_jax.refine import give_up_step, tried_first
 
 MIB = 2**20
 SCRATCH = 1.12  # XLA's figures leave out kernels' own scratch; measured on a CPU, at most 12 %
@@ -42,6 +44,7 @@ class Call(NamedTuple):
     arguments: tuple[Any, ...]  # as it takes them; a shape does for an array
     beside: Any = ()  # tree of what else is alive meanwhile
     precision: str = DEFAULT  # of the networks' products
+    times: int = 1  # that a stage makes what the program makes, at most
 
 
 def needed(call: Call | Need, *, trial: bool = False) -> Need:
@@ -62,7 +65,7 @@ def needed(call: Call | Need, *, trial: bool = False) -> Need:
         made += found.temp_size_in_bytes + found.generated_code_size_in_bytes
     # All arguments are alive, though XLA counts only those that the function reads.
     alive = size_of((call.arguments, call.beside))
-    return Need(call.stage, int((alive + made) * SCRATCH) + RUNTIME)
+    return Need(call.stage, int((alive + made * call.times) * SCRATCH) + RUNTIME)
 
 
 def size_of(tree: Any) -> int:
@@ -84,8 +87,13 @@ def stage_1(config: Config, parts: Parts) -> tuple[Call, ...]:
     return step, *others
 
 
-def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
-    """The inversion step of all hypotheses; nothing without a generator."""
+def stage_2(config: Config, parts: Parts, *, begun: bool = False) -> tuple[Call, ...]:
+    """The inversion step of all hypotheses; nothing without a generator.
+
+    Args:
+      begun: as far as a run is sure to come, where it tries one hypothesis first. That one makes more
+        than any other, so all of them together need at most as many times as much.
+    """
     generator = parts.generator
     if generator is None or config.refine.mode == "never":
         return ()
@@ -94,8 +102,11 @@ def stage_2(config: Config, parts: Parts) -> tuple[Call, ...]:
     goal = jax.eval_shape(made.make_goal, _pixels(side, side), params=params, phi=parts.params)
     state = jax.eval_shape(made.init, _key(), params)
     beside = _begun(_beginning(config, parts))[1]._replace(phi=())  # the goal has phi
-    arguments = (state, goal, tuple(range(len(made.plan))))
-    return (Call("inversion step", made.step, arguments, beside, config.precision),)
+    active, times = tuple(range(len(made.plan))), 1
+    if begun and give_up_step(config.refine, config.inversion.steps) is not None:
+        active, times = tried_first(made.plan), len(made.plan)
+    arguments = (state, goal, active)
+    return (Call("inversion step", made.step, arguments, beside, config.precision, times),)
 
 
 def picture(config: Config, parts: Parts) -> tuple[Need, ...]:
@@ -107,6 +118,10 @@ def picture(config: Config, parts: Parts) -> tuple[Need, ...]:
 STAGES: dict[str, Callable[[Config, Parts], tuple[Call | Need, ...]]] = dict(
     zip(pipeline.STAGES, (stage_1, picture, stage_2), strict=True)
 )
+BEGUN: dict[str, Callable[[Config, Parts], tuple[Call | Need, ...]]] = {
+    **STAGES,
+    pipeline.STAGES[2]: partial(stage_2, begun=True),
+}
 
 
 def _beginning(config: Config, parts: Parts) -> Call:
@@ -131,10 +146,15 @@ def _key() -> Any:
     return jax.eval_shape(jax.random.key, 0)
 
 
-def needs(config: Config, parts: Parts) -> tuple[Need, ...]:
-    """What each stage needs; compiles what a run with these settings and parts will use."""
+def needs(config: Config, parts: Parts, *, exact: bool = False) -> tuple[Need, ...]:
+    """What each stage needs; compiles what a run with these settings and parts is sure to use.
+
+    Args:
+      exact: compiles also what it may use, for numbers that are not the most that is possible.
+    """
     with _no_collections():
-        calls = [call for stage in STAGES.values() for call in stage(config, parts)]
+        stages = STAGES if exact else BEGUN
+        calls = [call for stage in stages.values() for call in stage(config, parts)]
         with ThreadPoolExecutor(COMPILED_AT_ONCE) as workers:
             return tuple(workers.map(needed, calls))
 

@@ -15,6 +15,7 @@ from oeft_jax import correspondence, inversion, loss_terms, selection, tuning
 from oeft_jax._checks import InputError
 from oeft_jax._types import Params
 from oeft_jax.checkpoint import Store
+from oeft_jax.composition import plan_of
 from oeft_jax.config import SAME, WORKING, Config, check
 from oeft_jax.devices import replicate
 from oeft_jax.finish import led_by
@@ -27,7 +28,7 @@ from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.picture import make_picture, square_of
 from oeft_jax.products import precision
-from oeft_jax.refine import give_up_step, hopeless, over_warp, refined, use_generator
+from oeft_jax.refine import give_up_step, hopeless, over_warp, refined, tried_first, use_generator
 from oeft_jax.remember import remember
 from oeft_jax.selection import Choice, Scorer
 from oeft_jax.tuning import Tuned, Tuning
@@ -35,6 +36,7 @@ from oeft_jax.weights import Weights, require
 
 SAVE_EVERY = 20  # steps between saved states
 STAGES = ("correspondence fine-tuning", "finished picture", "multiple GAN inversion")
+INVERSION, TRIAL = "inversion", "trial inversion"  # of all hypotheses, and of the one tried first
 
 
 class Parts(NamedTuple):
@@ -263,7 +265,10 @@ def finish(
         rate = partial(over_warp, *compared, scorer=parts.scorer, structure=structure)
         uses, verdict = use_generator(chosen, lambda: rate()[0], config.refine)
         if steps < config.inversion.steps:
-            verdict += f" It was given up after {steps} of {config.inversion.steps} steps."
+            others = len(plan_of(config.inversion)) - len(hypotheses)
+            verdict += f" It was given up after {steps} of {config.inversion.steps} steps"
+            name = "hypothesis" if others == 1 else "hypotheses"
+            verdict += f", and {others} other {name} with it." if others else "."
         if uses:
             image = refined(chosen.image, made.unfinished, made.source, structure)
     return Translation(
@@ -326,31 +331,40 @@ def _invert(
     programs = inversion_programs(config, parts, mesh)
     goal = programs.make_goal(warped, params=parts.generator_params, phi=parts.params)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    state = programs.init(key, parts.generator_params)
-    state = inversion.from_saved(state, store.load("inversion", inversion.to_save(state)))
     if mesh is not None:  # once, not in every step
-        state, goal = replicate((state, goal), mesh)
+        goal = replicate(goal, mesh)
 
-    def on_step(
-        number: int, state: inversion.InversionState, values: dict[str, np.ndarray]
-    ) -> None:
-        if number % SAVE_EVERY == 0 or number == stage.steps:
-            store.save("inversion", number, inversion.to_save(state))
-        best = {name: float(np.min(value)) for name, value in values.items()}
-        tell(Progress("inversion", number, stage.steps, best))
+    def begun(name: str, active: inversion.Active) -> inversion.InversionState:
+        """These hypotheses at their beginning, or where the store holds them under that name."""
+        state = inversion.only(programs.init(key, parts.generator_params), active)
+        state = inversion.from_saved(state, store.load(name, inversion.to_save(state)))
+        return state if mesh is None else replicate(state, mesh)
 
-    run = partial(
-        inversion.run,
-        goal=goal,
-        step=programs.step,
-        drops=inversion.rungs(len(programs.plan), stage),
-        on_step=on_step,
-    )
-    early = give_up_step(config.refine, stage.steps)
-    if early is not None and int(state.step) <= early:
-        state = run(state, num_steps=early)
-        found = inversion.require(inversion.hypotheses_of(state, goal, programs))
-        if hopeless(found, config.refine):
+    def run(
+        name: str, state: inversion.InversionState, num_steps: int, total: int
+    ) -> tuple[inversion.InversionState, list[Hypothesis]]:
+        def on_step(
+            number: int, state: inversion.InversionState, values: dict[str, np.ndarray]
+        ) -> None:
+            if number % SAVE_EVERY == 0 or number == num_steps:
+                store.save(name, number, inversion.to_save(state))
+            best = {term: float(np.min(value)) for term, value in values.items()}
+            tell(Progress(name, number, total, best))
+
+        drops = inversion.rungs(len(programs.plan), stage)
+        state = inversion.run(
+            state, goal, step=programs.step, num_steps=num_steps, drops=drops, on_step=on_step
+        )
+        return state, inversion.require(inversion.hypotheses_of(state, goal, programs))
+
+    everything, first = tuple(range(len(programs.plan))), tried_first(programs.plan)
+    state = begun(INVERSION, everything)
+    early, is_alone = give_up_step(config.refine, stage.steps), first == everything
+    if early is not None and int(state.step) <= (early if is_alone else 0):
+        if is_alone:
+            state, found = run(INVERSION, state, early, stage.steps)
+        else:  # every hypothesis begins by itself, so all that goes on begins again
+            _, found = run(TRIAL, begun(TRIAL, first), early, early)
+        if hopeless([one.ssim for one in found], config.refine):
             return found, early
-    state = run(state, num_steps=stage.steps)
-    return inversion.require(inversion.hypotheses_of(state, goal, programs)), stage.steps
+    return run(INVERSION, state, stage.steps, stage.steps)[1], stage.steps

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from oeft_jax.composition import Plan
 from oeft_jax.config import RefineConfig
 from oeft_jax.finish import led_by
-from oeft_jax.inversion import Hypothesis
+from oeft_jax.inversion import Active, Hypothesis
 from oeft_jax.selection import Scorer
 
 
@@ -18,9 +19,14 @@ def give_up_step(config: RefineConfig, steps: int) -> int | None:
     return steps // 3 if asks and steps >= 3 else None
 
 
-def hopeless(hypotheses: Sequence[Hypothesis], config: RefineConfig) -> bool:
+def tried_first(plan: Plan) -> Active:
+    """The hypothesis that `hopeless` is asked of: composed latest, of most codes, so it can make most."""
+    return (len(plan) - 1,)
+
+
+def hopeless(ssims: Sequence[float], config: RefineConfig) -> bool:
     """Whether a third of the steps left all of them too far from the warp to be used in the end."""
-    return all(not one.ssim >= config.limit - config.give_up for one in hypotheses)
+    return all(not ssim >= config.limit - config.give_up for ssim in ssims)
 
 
 def over_warp(

@@ -160,7 +160,7 @@ def _load(config: Config, task: str) -> pipeline.Parts:
 def _plan(config: Config) -> int:
     """Prints what each stage needs. Raises InputError when it is more than there is."""
     parts = _load(config, "nothing is run")
-    needs, there = memory_plan.needs(config, parts), memory.free_bytes()
+    needs, there = memory_plan.needs(config, parts, exact=True), memory.free_bytes()
     print(memory_plan.table(needs, there))
     memory_fit.refuse(needs, config, parts, there=there)
     return 0

@@ -138,6 +138,33 @@ def test_every_stage_of_the_run_is_there(config, parts, needs):
     assert [n.stage for n in memory_plan.stage_1(changed(config, steps=0), parts)] == BOTH[1:3]
 
 
+@pytest.fixture(scope="module")
+def tries(config):
+    """A config whose run tries one hypothesis before it makes all four."""
+    inversion = dataclasses.replace(config.inversion, steps=3, composing_layers=(2, 3))
+    return dataclasses.replace(config, inversion=inversion)
+
+
+def test_what_all_hypotheses_need_is_bounded_by_the_one_that_is_tried(tries, parts):
+    (whole,), (tried,) = (memory_plan.stage_2(tries, parts, begun=begun) for begun in (False, True))
+    assert (len(whole.arguments[2]), tried.arguments[2], tried.times) == (4, (3,), 4)
+    most, exact, one = map(memory_plan.needed, (tried, whole, tried._replace(times=1)))
+    assert one.bytes < exact.bytes < most.bytes
+    assert most.stage == exact.stage
+
+
+def test_a_run_is_refused_by_what_it_needs_and_not_by_a_bound(tries, parts, monkeypatch):
+    exact = memory_plan.needs(tries, parts, exact=True)
+    most = max(need.bytes for need in exact)
+    bound = (*exact[:-1], exact[-1]._replace(bytes=most + 1))
+    found = {False: bound, True: exact}
+    monkeypatch.setattr(memory_fit, "needs", lambda *_, exact=False: found[exact])
+    assert memory_fit.check(tries, parts, free=lambda: most + 1) == bound
+    assert memory_fit.check(tries, parts, free=lambda: most) == exact
+    with pytest.raises(InputError, match=f"needs {most / MIB:.0f} MiB"):
+        memory_fit.check(tries, parts, free=lambda: most - 1)
+
+
 @pytest.mark.parametrize("is_on", [True, False])
 @pytest.mark.parametrize("error", [None, InputError("no")])
 def test_garbage_is_collected_after_the_plan_as_before(config, parts, monkeypatch, is_on, error):
@@ -149,7 +176,7 @@ def test_garbage_is_collected_after_the_plan_as_before(config, parts, monkeypatc
             raise error
         return ()
 
-    monkeypatch.setattr(memory_plan, "STAGES", {"one": stage})
+    monkeypatch.setattr(memory_plan, "BEGUN", {"one": stage})
     before = gc.isenabled()
     try:
         (gc.enable if is_on else gc.disable)()

@@ -157,20 +157,22 @@ def with_last_score(config, last):
 
 
 @pytest.mark.parametrize(
-    ("mode", "limit", "last", "uses"),
+    ("mode", "limit", "last", "uses", "made"),
     [
-        ("never", 0.5, 1.0, False),
-        ("always", 0.5, 0.5, True),
-        ("auto", -1.0, 1.0, True),
-        ("auto", -1.0, 0.5, False),
-        ("auto", 1.0, 1.0, False),
+        ("never", 0.5, 1.0, False, 0),
+        ("always", 0.5, 0.5, True, 2),
+        ("auto", -1.0, 1.0, True, 2),
+        ("auto", -1.0, 0.5, False, 2),
+        ("auto", 1.0, 1.0, False, 1),  # the trial alone
     ],
 )
-def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limit, last, uses):
+def test_refine_decides_what_the_result_is_made_of(
+    make_config, pair, mode, limit, last, uses, made
+):
     config = make_config(refine=RefineConfig(mode, limit), correspondence__steps=0)
     result = pipeline.translate(*pair, config, parts=with_last_score(config, last))
     assert result.uses_generator is uses
-    assert len(result.hypotheses) == (0 if mode == "never" else 2)
+    assert len(result.hypotheses) == made
     assert (result.choice is None) == (mode == "never")
     assert result.image.shape == result.warped.shape  # the generator's 16 pixels are not the limit
     assert np.array_equal(result.image, result.warped) != uses
@@ -179,12 +181,29 @@ def test_refine_decides_what_the_result_is_made_of(make_config, pair, mode, limi
     assert [mark for mark, _ in result.history] == [0]
 
 
+def told_of(told):
+    return [(one.stage, one.step, one.total) for one in told]
+
+
+TRIED, WHOLE = [("trial inversion", 1, 1)], [("inversion", n + 1, 4) for n in range(4)]
+
+
 @pytest.mark.parametrize(
-    ("limit", "last", "taken", "uses"),
-    [(1.0, 1.0, 1, False), (-1.0, 1.0, 4, True), (-1.0, 0.9, 4, False)],
+    ("counts", "limit", "last", "expected", "uses"),
+    [
+        ((2, 3), 1.0, 1.0, TRIED, False),
+        ((2, 3), -1.0, 1.0, TRIED + WHOLE, True),
+        ((2, 3), -1.0, 0.9, TRIED + WHOLE, False),
+        ((3,), 1.0, 1.0, WHOLE[:1], False),  # alone it goes on where the trial ended
+        ((3,), -1.0, 1.0, WHOLE, True),
+    ],
 )
-def test_a_hopeless_inversion_is_given_up(make_config, pair, tmp_path, limit, last, taken, uses):
-    config = make_config(refine=RefineConfig(limit=limit), correspondence__steps=0)
+def test_a_hopeless_inversion_is_given_up(
+    make_config, pair, tmp_path, counts, limit, last, expected, uses
+):
+    config = make_config(
+        refine=RefineConfig(limit=limit), correspondence__steps=0, inversion__num_codes=counts
+    )
     run = partial(
         pipeline.translate,
         *pair,
@@ -194,12 +213,65 @@ def test_a_hopeless_inversion_is_given_up(make_config, pair, tmp_path, limit, la
     )
     told, again = [], []
     result = run(on_progress=told.append)
-    assert [(one.step, one.total) for one in told] == [(n + 1, 4) for n in range(taken)]
+    assert told_of(told) == expected
     assert result.uses_generator is uses
-    assert ("given up after 1 of 4 steps." in result.verdict) is (taken < 4)
-    assert len(result.hypotheses) == 2
+    given_up = limit == 1
+    assert ("given up after 1 of 4 steps" in result.verdict) is given_up
+    assert ("and 1 other hypothesis with it." in result.verdict) is (given_up and counts == (2, 3))
+    tried = ((4, 3),) if given_up else tuple((4, count) for count in counts)
+    assert tuple((h.composing_layer, h.num_codes) for h in result.hypotheses) == tried
     resumed = run(on_progress=again.append)
+    assert again == []
     same(resumed, result)
+
+
+@pytest.fixture(scope="module")
+def tried(make_config, pair):
+    """(a config whose inversion is tried for two steps and then made, its unbroken result)."""
+    config = make_config(
+        refine=RefineConfig(limit=-1.0), correspondence__steps=0, inversion__steps=6
+    )
+    return config, pipeline.translate(*pair, config, parts=with_last_score(config, 1.0))
+
+
+def test_what_is_made_after_a_trial_is_what_is_made_without_one(tried, pair):
+    config, result = tried
+    without = dataclasses.replace(config, refine=RefineConfig(limit=-1.0, give_up=1.0))
+    made = pipeline.translate(*pair, without, parts=with_last_score(without, 1.0))
+    same(result, made)
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "then"),
+    [
+        ("trial inversion", 1, ("trial inversion", 2, 2)),
+        ("trial inversion", 2, ("inversion", 1, 6)),
+        ("inversion", 1, ("inversion", 2, 6)),
+        ("inversion", 6, None),
+    ],
+)
+def test_interrupted_about_its_trial_and_continued_equals_unbroken(
+    tried, pair, tmp_path, monkeypatch, stage, step, then
+):
+    monkeypatch.setattr(pipeline, "SAVE_EVERY", 1)
+    config, unbroken = tried
+    run = partial(
+        pipeline.translate,
+        *pair,
+        config,
+        parts=with_last_score(config, 1.0),
+        state_folder=tmp_path,
+    )
+
+    def stop(progress):
+        if (progress.stage, progress.step) == (stage, step):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_progress=stop)
+    told = []
+    same(run(on_progress=told.append), unbroken)
+    assert next(iter(told_of(told)), None) == then
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,6 @@ from oeft_jax.config import (
     Config,
     CorrespondenceConfig,
     InversionConfig,
-    RefineConfig,
     SelectionConfig,
 )
 from oeft_jax.image import resize
@@ -575,29 +574,31 @@ def test_nothing_of_the_benchmark_imports_from_tests():
 
 
 def test_refining_summary_takes_the_measures_that_all_pairs_have():
-    def row(pair, steps, ssim, **over):
+    def row(pair, steps, ssim, codes=10, **over):
         return {
             "pair": pair,
             "steps": steps,
+            "layer": 6,
+            "codes": codes,
             "SSIM": ssim,
             "score over the warp": 1.2 - ssim / 2,
-            "given up": pair == "plain" and steps == 50,
             "over the warp": over,
         }
 
     rows = [
         row("labelled", 50, 0.80, edges=1.0, style=3.0),
+        row("plain", 50, 0.74, edges=4.0),
         row("labelled", 150, 0.93, edges=0.5, style=0.9),
-        row("plain", 50, 0.81, edges=4.0),
+        row("plain", 50, 0.76, codes=5, edges=4.0),  # not the one that is tried
         row("plain", 150, 0.84, edges=1.1),
     ]
-    found = refining.summary_of(rows, 50, 150, RefineConfig(limit=0.9))
-    low, high = found["by SSIM"]
-    assert (low["hypotheses"], high["hypotheses"]) == (3, 1)
-    assert np.isclose(low["edges"], 4.4 ** (1 / 3))
-    assert "style" not in low
+    found = refining.summary_of(rows, Config())
+    lowest, low, middle, high = found["by SSIM"]
+    assert [part["hypotheses"] for part in (lowest, low, middle, high)] == [1, 1, 2, 1]
+    assert np.isclose(middle["edges"], 1.1**0.5)
+    assert "style" not in middle
     assert (high["edges"], high["style"]) == (0.5, 0.9)
-    assert (low["as good as the warp"], high["as good as the warp"]) == (0, 1)
+    assert (middle["as good as the warp"], high["as good as the warp"]) == (0, 1)
     assert found["used in the end"] == ["labelled"]
     assert (found["given up"], found["given up wrongly"]) == (["plain"], [])
     assert np.isclose(found["largest rise of the best SSIM after a third"], 0.13)

@@ -7,10 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oeft_jax.config import RefineConfig
+from oeft_jax.composition import plan_of
+from oeft_jax.config import InversionConfig, RefineConfig
 from oeft_jax.finish import led_by
 from oeft_jax.inversion import Hypothesis
-from oeft_jax.refine import give_up_step, hopeless, over_warp, refined, two_bands, use_generator
+from oeft_jax.refine import (
+    give_up_step,
+    hopeless,
+    over_warp,
+    refined,
+    tried_first,
+    two_bands,
+    use_generator,
+)
 
 
 def hypothesis(ssim):
@@ -200,4 +209,11 @@ def test_only_the_automatic_choice_gives_up(mode, give_up, steps, expected):
 )
 def test_an_inversion_is_hopeless_when_its_best_is_far_below_the_limit(ssims, expected):
     config = RefineConfig(limit=0.8, give_up=0.2)
-    assert hopeless([hypothesis(ssim) for ssim in ssims], config) is expected
+    assert hopeless(ssims, config) is expected
+
+
+def test_the_hypothesis_that_can_make_most_is_tried_first():
+    plan = plan_of(InversionConfig(composing_layers=(7, 4, 6), num_codes=(20, 5, 10)))
+    (place,) = tried_first(plan)
+    assert plan[place] == (7, 20)
+    assert tried_first(plan[:1]) == (0,)
