@@ -7,6 +7,7 @@ goes through the whole network, and a few weighted sums of everything that comes
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from oeft_jax._checks import InputError
 from oeft_jax._types import Params
 from oeft_jax.models import backbone as models
 from oeft_jax.models import lpips
+from oeft_jax.remember import KEPT, remember_described
 from oeft_jax.weights import Weights, check_fits
 
 HEADER = "golden"  # the key of the header
@@ -25,17 +27,21 @@ TOLERANCE = 2e-3  # of sums that are about 1; float32 on any device stays below 
 IMAGE_SIZE = 144  # for feature networks: Inception's last map is 3 x 3, all its kernels count
 
 
-def shapes(network: str, config: dict[str, Any]) -> Params:
+@remember_described
+def shapes(network: str, config: dict[str, Any], taps: tuple[str, ...] = ()) -> Params:
     """The parameters that a network of this description has, as a pytree with `.shape` leaves.
 
+    Args:
+      taps: of a feature network: those that need no deeper layers; all layers without any.
     Raises:
       InputError: no such network, or the description does not build one.
     """
-    return shapes_of(lambda key: _probe(network, config)[0](key), network, config)
 
+    def init(key: jax.Array) -> Params:
+        if taps:
+            return models.backbone(network, config).init(key, taps)
+        return _probe(network, config)[0](key)
 
-def shapes_of(init: Callable[[jax.Array], Params], network: str, config: dict[str, Any]) -> Params:
-    """The parameters that `init` makes, as `shapes`; the other arguments word the error."""
     try:
         return jax.eval_shape(init, jax.random.key(0))
     except InputError:
@@ -46,14 +52,20 @@ def shapes_of(init: Callable[[jax.Array], Params], network: str, config: dict[st
 
 def fingerprint(network: str, config: dict[str, Any], params: Params) -> np.ndarray:
     """[NUM_SUMS] float64 of about 1: sums of all outputs for a fixed input, over their length."""
-    run = _probe(network, config)[1]
+    run = _program(network, config)
     with jax.default_matmul_precision("highest"):
-        output = np.asarray(jax.jit(run)(params), np.float64).ravel()
+        output = np.asarray(run(params), np.float64).ravel()
     place = np.arange(output.size) + 1.0
     weights = (np.cos(place * np.sqrt(2 + index)) for index in range(NUM_SUMS))
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite fails the comparison
         length = np.sqrt(np.sum(output**2)) + 1e-30
         return np.array([weight @ output for weight in weights]) / length * np.sqrt(2)
+
+
+@partial(remember_described, most=KEPT)
+def _program(network: str, config: dict[str, Any]) -> Callable[[Params], jax.Array]:
+    """Everything that comes out of a network of this description for the fixed input, compiled."""
+    return jax.jit(_probe(network, config)[1])
 
 
 def header(network: str, config: dict[str, Any], params: Params) -> dict[str, str]:

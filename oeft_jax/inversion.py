@@ -21,7 +21,7 @@ from oeft_jax.composition import Latents, Plan, init_latents, plan_of
 from oeft_jax.config import InversionConfig
 from oeft_jax.correspondence import NonFiniteError
 from oeft_jax.jitted import jit_often, jit_once
-from oeft_jax.metrics import SSIM_WINDOW, psnr, ssim
+from oeft_jax.metrics import likeness
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.objective import Goal, down, make_goal, make_objective
@@ -86,6 +86,7 @@ def check_layers(generator: Generator, config: InversionConfig) -> None:
         check_range("--inversion-composing-layers", layer, 1, generator.num_layers)
 
 
+@remember
 def default_optimizer(config: InversionConfig) -> optax.GradientTransformation:
     """Adam, or the released plain SGD."""
     if config.optimizer == "sgd":
@@ -180,12 +181,10 @@ def comparison(images: jax.Array, warped: jax.Array, *, mode: str) -> tuple[jax.
       warped: [s, s, 3] in [-1, 1].
       mode: of `down`.
     """
-    theirs = warped * 0.5 + 0.5
+    size, theirs = warped.shape[0], warped * 0.5 + 0.5
 
     def one(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        ours = jnp.clip(down(image, theirs.shape[0], mode=mode) * 0.5 + 0.5, 0, 1)
-        likeness = ssim(ours, theirs) if ours.shape[0] >= SSIM_WINDOW else jnp.zeros(())
-        return psnr(ours, theirs), likeness
+        return likeness(jnp.clip(down(image, size, mode=mode) * 0.5 + 0.5, 0, 1), theirs)
 
     return jax.vmap(one)(images)
 

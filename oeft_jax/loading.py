@@ -24,12 +24,8 @@ def load_features(name: str, taps: set[str], role: str = "features") -> tuple[We
     """
     weights = find_weights(name, role)
     backbone = _named(weights, lambda: models.backbone(weights.network, weights.config))
-    like = _named(
-        weights,
-        lambda: golden.shapes_of(
-            lambda key: backbone.init(key, tuple(sorted(taps))), weights.network, weights.config
-        ),
-    )
+    wanted = tuple(sorted(taps))
+    like = _named(weights, lambda: golden.shapes(weights.network, weights.config, wanted))
     held = {name: weights.params.get(name, {}) for name in like}
     check_fits(held, like, weights.origin)
     golden.check(weights)

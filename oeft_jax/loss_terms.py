@@ -7,6 +7,7 @@ import numpy as np
 from oeft_jax import losses as L
 from oeft_jax._types import Features, Taps
 from oeft_jax.config import CorrespondenceConfig
+from oeft_jax.remember import remember
 from oeft_jax.tiled import TILE
 from oeft_jax.warp import warp_image
 
@@ -37,8 +38,15 @@ def _at_most_32(features: jax.Array) -> jax.Array:
 
 
 def default_losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.LossFn]]:
-    """The paper's losses and the two regularisers it announces, by name, with their lambdas."""
+    """The paper's losses and the two regularisers it announces, by name, with their lambdas.
 
+    A dict of its own each time, of the same functions for the same settings.
+    """
+    return dict(_losses(config))
+
+
+@remember
+def _losses(config: CorrespondenceConfig) -> dict[str, tuple[float, L.LossFn]]:
     def contrastive(x: L.LossInputs) -> jax.Array:
         cells = x.source_cells.shape[1]
         number = config.num_queries or cells

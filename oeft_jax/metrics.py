@@ -178,6 +178,12 @@ def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.mean(upper / lower, axis=(-3, -2, -1))
 
 
+def likeness(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(`psnr`, `ssim`) of images [..., h, w, c] in [0, 1]; 0 for the latter where they are too small."""
+    near = psnr(a, b)
+    return near, ssim(a, b) if min(a.shape[-3:-1]) >= SSIM_WINDOW else jnp.zeros_like(near)
+
+
 def _gaussian_valid(x: jax.Array) -> jax.Array:
     """[..., h, w, c] -> [..., h - 10, w - 10, c]; one axis after the other, channels as images."""
     offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2

@@ -21,6 +21,7 @@ from oeft_jax.image import resize
 from oeft_jax.jitted import jit_once
 from oeft_jax.metrics import frechet_distance, frechet_to_statistics
 from oeft_jax.models.backbone import Backbone
+from oeft_jax.remember import remember
 
 Scorer = Callable[[Sequence[np.ndarray], np.ndarray], np.ndarray]
 
@@ -35,7 +36,7 @@ class Choice(NamedTuple):
 
 def position_features(backbone: Backbone, params: Params, tap: str) -> Callable:
     """(image [s, s, 3], size) -> every position of a tap as a sample, [p, c] float64."""
-    apply = jit_once(lambda params, images: backbone.apply(params, images, (tap,))[tap])
+    apply = _values_at(backbone, tap)
 
     def features(image: np.ndarray, size: int) -> np.ndarray:
         if image.shape[0] != size:
@@ -44,6 +45,11 @@ def position_features(backbone: Backbone, params: Params, tap: str) -> Callable:
         return values.reshape(-1, values.shape[-1])
 
     return features
+
+
+@remember
+def _values_at(backbone: Backbone, tap: str) -> Callable:
+    return jit_once(lambda params, images: backbone.apply(params, images, (tap,))[tap])
 
 
 def single_image(backbone: Backbone, params: Params, tap: str) -> Scorer:

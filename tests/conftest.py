@@ -48,6 +48,15 @@ def full_compile():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="module")
+def quick_random():
+    """For modules that draw many arrays: a generator that is a single instruction to compile."""
+    before = jax.config.values["jax_default_prng_impl"]
+    jax.config.update("jax_default_prng_impl", "rbg")
+    yield
+    jax.config.update("jax_default_prng_impl", before)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -208,6 +208,16 @@ def test_ssim_of_constant_images_is_its_luminance_term():
     np.testing.assert_allclose(metrics.ssim(a, b), expected, rtol=1e-4)
 
 
+def test_likeness_is_both_measures_and_zero_where_the_window_does_not_fit():
+    a, b = (jnp.asarray(images(seed, 2, 14, 11, 3)) for seed in (3, 4))
+    near, alike = metrics.likeness(a, b)
+    np.testing.assert_array_equal(near, metrics.psnr(a, b))
+    np.testing.assert_array_equal(alike, metrics.ssim(a, b))
+    near, alike = metrics.likeness(a[:, :, :10], b[:, :, :10])
+    np.testing.assert_array_equal(near, metrics.psnr(a[:, :, :10], b[:, :, :10]))
+    np.testing.assert_array_equal(alike, [0, 0])
+
+
 def test_edge_agreement_ignores_brightness_contrast_and_sign():
     a = jnp.asarray(images(26, 20, 20, 3))
     np.testing.assert_allclose(metrics.edge_agreement(a, 0.9 - 0.5 * a), 1, rtol=1e-4)

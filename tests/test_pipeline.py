@@ -349,6 +349,25 @@ def test_same_seed_same_bytes_and_another_differs(make_config, pair, plain):
     assert not np.array_equal(other.hypotheses[0].image, plain[0].hypotheses[0].image)
 
 
+def test_a_second_call_traces_and_compiles_nothing(make_config, pair, plain):
+    """Networks read again are the same ones to JAX, whoever calls without `parts`."""
+    seen = []
+
+    def listen(event, _seconds, **told):
+        if event.endswith(("jaxpr_trace_duration", "backend_compile_duration")):
+            seen.append(told.get("fun_name"))
+
+    pipeline.translate(*pair, make_config())
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        pipeline.translate(*pair, make_config())
+        assert seen == []
+        jax.jit(lambda x: x + 1)(pair[0])
+        assert seen  # it would be
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(scope="module")
 def two_layers(make_config, pair):
     """(a config that inverts at two layers and drops half midway, its unbroken result)."""

@@ -38,13 +38,13 @@ NUM_HELD_OUT = 10
 SMALL = ["--code-dim", "6", "--fmap-base", "64", "--fmap-max", "4"]
 
 
+pytestmark = pytest.mark.usefixtures("quick_random")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once_more(tmp_path_factory):
-    """A command that is called again finds its programs compiled, however small they are, and
-    random numbers come from a generator that is a single instruction.
-    """
+    """A command that is called again finds its programs compiled, however small they are."""
     settings = {
-        "jax_default_prng_impl": "rbg",
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }

@@ -4,12 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from jax.test_util import check_grads
 
 from oeft_jax.models.backbone import backbone
 from training import diff_augment, train_adversarial
 from training.discriminator import batch_deviation, discriminator
 from training.projected import projected, windows
+
+pytestmark = pytest.mark.usefixtures("quick_random")
 
 
 def test_translation_moves_by_whole_pixels_and_brings_in_zeros(key):

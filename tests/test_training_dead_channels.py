@@ -12,6 +12,8 @@ from oeft_jax.models.backbone import backbone
 from oeft_jax.weights import load_weights, save_weights
 from training import dead_channels, distill_features
 
+pytestmark = pytest.mark.usefixtures("quick_random")
+
 CONFIG = {"depths": (2, 1, 1, 1, 1), "widths": (6, 5, 5, 5, 6)}
 NETWORK = backbone("vgg", CONFIG)
 DEAD = {"relu1_1": [1, 4], "relu2_1": [0], "relu5_1": [5]}

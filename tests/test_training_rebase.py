@@ -11,6 +11,8 @@ from oeft_jax.models.backbone import backbone
 from oeft_jax.weights import load_weights, save_weights
 from training import distill_features, rebase_features, teachers
 
+pytestmark = pytest.mark.usefixtures("quick_random")
+
 CONFIG = {"depths": (2, 2, 2, 2, 1), "widths": (2, 2, 3, 3, 4)}
 LEARN = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1")
 
@@ -27,9 +29,11 @@ def small(monkeypatch):
     monkeypatch.setattr(rebase_features, "STAGES", tuple(smaller))
 
 
-@pytest.fixture
-def before(key):
-    return backbone("vgg", CONFIG).init(key, ("relu5_1",))
+@pytest.fixture(scope="module")
+def before():
+    """Weights of the usual generator: of others a layer may say next to nothing."""
+    key = jax.random.key(0, impl="threefry2x32")
+    return jax.jit(lambda key: backbone("vgg", CONFIG).init(key, ("relu5_1",)))(key)
 
 
 def rms(value):

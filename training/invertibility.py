@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -13,7 +12,7 @@ from oeft_jax._types import Params
 from oeft_jax.composition import Latents, init_latents
 from oeft_jax.config import InversionConfig
 from oeft_jax.inversion import Hypothesis, Programs
-from oeft_jax.metrics import SSIM_WINDOW, psnr, ssim
+from oeft_jax.metrics import likeness
 from oeft_jax.models.backbone import Backbone
 from oeft_jax.models.generator import Generator
 from oeft_jax.weights import Weights
@@ -78,18 +77,9 @@ def reach(
     state = inversion.init_from(latents, setup.optimizer)
     for number in at:
         state = inversion.run(state, goal, step=programs.step, num_steps=number)
-        best = jax.tree.map(jnp.copy, tuple(trial.best for trial in state.trials))  # donated later
+        best = tuple(trial.best for trial in state.trials)
+        best = jax.device_put(best, may_alias=False)  # the state's are donated later
         yield Reached(number, inversion.hypotheses_of(state, goal, programs), best)
-
-
-def likeness(made: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(PSNR [n] in dB, SSIM [n]) of pictures [n, R, R, 3] in [0, 1].
-
-    SSIM is 0 where they are too small for its window.
-    """
-    ours, theirs = jnp.asarray(made, jnp.float32), jnp.asarray(pictures, jnp.float32)
-    alike = ssim(ours, theirs) if ours.shape[1] >= SSIM_WINDOW else jnp.zeros(len(ours))
-    return np.asarray(psnr(ours, theirs)), np.asarray(alike)
 
 
 def invert(
@@ -121,4 +111,5 @@ def invert(
         latents = first_latents(jax.random.fold_in(key, number), setup)
         (reached,) = reach(face, latents, setup, (steps,))
         images.append(reached.hypotheses[0].image)
-    return Inverted(np.stack(images), *likeness(np.stack(images), theirs))
+    made = np.stack(images)
+    return Inverted(made, *map(np.asarray, likeness(*jax.device_put((made, theirs)))))

@@ -23,10 +23,9 @@ from benchmarks.quality.perceptual import Distance
 from benchmarks.quality.runs import Do, Row
 from oeft_jax.config import Config
 from oeft_jax.image import write_png
-from oeft_jax.metrics import SSIM_WINDOW, frechet_distance
+from oeft_jax.metrics import SSIM_WINDOW, frechet_distance, likeness
 from oeft_jax.pipeline import Parts
 from training import photos, squeezenet
-from training.invertibility import likeness
 
 REAL = "the faces themselves"  # the method of the Frechet row that nothing is to fall below
 SAMPLED = 16  # at most, of the pictures whose answer is known
@@ -140,7 +139,7 @@ def disjoint(total: int, num: int) -> tuple[np.ndarray, np.ndarray]:
 def _row(picture: Picture, trial: Trial, lpips: Distance | None) -> Row:
     """How near a reconstruction comes, at the generator's size."""
     image = trial.hypothesis.image
-    near, alike = (float(x[0]) for x in likeness(image[None], picture.image[None]))
+    near, alike = map(float, likeness(*jax.device_put((image, picture.image))))
     return {
         "origin": picture.origin,
         **{name: value for name, value in trial._asdict().items() if name != "hypothesis"},

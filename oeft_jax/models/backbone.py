@@ -18,6 +18,7 @@ from oeft_jax.models.stylegan import stylegan
 from oeft_jax.models.stylegan2 import stylegan2
 from oeft_jax.models.vgg import VGG
 from oeft_jax.models.vit import ViT
+from oeft_jax.remember import remember_described
 
 
 class Backbone(NamedTuple):
@@ -44,8 +45,11 @@ GENERATORS: dict[str, Callable[..., Generator]] = {
 }
 
 
+@remember_described
 def backbone(network: str, config: dict[str, Any]) -> Backbone:
     """The feature network that a weight file describes: a key of FEATURE_NETWORKS and its fields.
+
+    The same object for the same description, so that what is compiled of it is compiled once.
 
     Raises:
       InputError: another network, or a description that does not build one.
@@ -73,8 +77,9 @@ def backbone(network: str, config: dict[str, Any]) -> Backbone:
     return Backbone(network, apply, init, tap_names)
 
 
+@remember_described
 def generator(network: str, config: dict[str, Any]) -> Generator:
-    """The generator that a weight file describes: a key of GENERATORS and its options."""
+    """The generator that a weight file describes: a key of GENERATORS and its options; as `backbone`."""
     check_choice("network", network, GENERATORS)
     try:
         return GENERATORS[network](**config)
