@@ -186,17 +186,22 @@ def test_stylegan_starts_codes_at_the_mapping_truncated_at_psi(reference):
     np.testing.assert_allclose(codes, w_avg + 0.7 * (w - w_avg), rtol=0, atol=TOLERANCE)
 
 
+def cut(generator):
+    """`head` and `tail`, compiled for each composing layer."""
+    return jax.jit(generator.head, static_argnums=2), jax.jit(generator.tail, static_argnums=3)
+
+
 def test_pggan_tail_of_head_is_the_whole_network_at_every_composing_layer():
     generator = MAKERS["pggan"](16, **SMALL)
     params = random_params(generator)
-    expected = generator.sample(params, latents())
+    expected, head, tail = jax.jit(generator.sample)(params, latents()), *cut(generator)
     assert generator.num_layers == 6
     for k in range(1, generator.num_layers + 1):
-        features = generator.head(params, latents(), k)
+        features = head(params, latents(), k)
         size = 4 * 2 ** ((k - 1) // 2)
         assert features.shape == (2, size, size, generator.channels(k))
         no_codes = jnp.zeros((2, generator.num_tail_codes(k), Z_DIM))
-        images = generator.tail(params, features, no_codes, k)
+        images = tail(params, features, no_codes, k)
         np.testing.assert_allclose(images, expected, rtol=0, atol=TOLERANCE)
 
 
@@ -205,14 +210,14 @@ def test_stylegan_tail_of_head_is_the_whole_network_at_every_composing_layer():
     params = random_params(generator)
     model = StyleGAN(16, Z_DIM, W_DIM, 64, 8)
     w = model.apply({"params": params}, latents(), method="map")
-    expected = generator.sample(params, latents())
+    expected, head, tail = jax.jit(generator.sample)(params, latents()), *cut(generator)
     for k in range(1, generator.num_layers + 1):
-        features = generator.head(params, w, k)
+        features = head(params, w, k)
         size = 4 * 2 ** ((k - 1) // 2)
         assert features.shape == (2, size, size, generator.channels(k))
         tail_codes = jnp.repeat(w[:, None], generator.num_tail_codes(k), axis=1)
         assert tail_codes.shape[1] == generator.num_layers - k
-        images = generator.tail(params, features, tail_codes, k)
+        images = tail(params, features, tail_codes, k)
         np.testing.assert_allclose(images, expected, rtol=0, atol=TOLERANCE)
 
 

@@ -11,6 +11,10 @@ from oeft_jax.consensus import consensus_matches
 from oeft_jax.correlation import Matches, added
 from oeft_jax.warp import warp
 
+layout_of = jax.jit(layout.layout_of, static_argnames=("window", "alpha"))
+fitted = jax.jit(layout._fitted)
+matches_of = jax.jit(consensus_matches, static_argnames=("window", "alpha"))
+
 
 def draw(seed, side, grid, n=2, channels=5):
     rng = np.random.default_rng(seed)
@@ -34,8 +38,8 @@ def test_places_are_middles_of_cells(grid):
 @pytest.mark.parametrize(("side", "grid"), [(4, 4), (6, 3), (3, 5)])
 def test_layout_is_the_loops(x64, side, grid):
     matches = draw(side, side, grid)
-    found = layout.layout_of(matches, window=3, alpha=4.0)
-    best, sure = consensus_matches(matches, window=3, alpha=4.0)
+    found = layout_of(matches, window=3, alpha=4.0)
+    best, sure = matches_of(matches, window=3, alpha=4.0)
     numbers = {"reaches": layout.REACHES, "stiff": layout.STIFF, "least": layout.LEAST}
     for n in range(2):
         ends = places(grid)[np.asarray(best[n])]
@@ -48,7 +52,7 @@ def test_single_precision_is_near_the_double_one():
     rng = np.random.default_rng(0)
     at, ends, sure = places(16), rng.uniform(-0.5, 0.5, (256, 2)), rng.uniform(size=256)
     numbers = {"reaches": layout.REACHES, "stiff": layout.STIFF, "least": layout.LEAST}
-    found = layout._fitted(*(jnp.asarray(x, jnp.float32) for x in (at, ends, sure)))
+    found = fitted(*(jnp.asarray(x, jnp.float32) for x in (at, ends, sure)))
     for ours, theirs in zip(found, oracle.layout(at, ends, sure, **numbers), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -61,7 +65,7 @@ def test_a_map_is_found_among_wrong_matches(wrong):
     truth = at @ np.array([[0.8, 0.1], [-0.1, 0.8]]) + [0.05, -0.1]
     bad = rng.uniform(size=len(at)) < wrong
     ends = np.where(bad[:, None], rng.uniform(-0.5, 0.5, at.shape), truth)
-    found = jax.jit(layout._fitted)(*(jnp.asarray(x) for x in (at, ends, np.ones(len(at)))))
+    found = fitted(*(jnp.asarray(x) for x in (at, ends, np.ones(len(at)))))
     # being stiff, it gives a little of the change away
     assert np.abs(found.expected - truth).max() < 0.07
     np.testing.assert_allclose(np.mean(found.expected, axis=0), truth.mean(0), atol=0.02)
@@ -70,7 +74,7 @@ def test_a_map_is_found_among_wrong_matches(wrong):
 
 def test_matches_that_move_alike_are_followed_exactly():
     at, shift = places(8), np.array([0.2, -0.3])
-    found = layout._fitted(*(jnp.asarray(x) for x in (at, at + shift, np.full(64, 1e-6))))
+    found = fitted(*(jnp.asarray(x) for x in (at, at + shift, np.full(64, 1e-6))))
     np.testing.assert_allclose(found.expected, at + shift, atol=1e-5)
     np.testing.assert_allclose(found.shared, 1, atol=1e-5)
 
@@ -102,9 +106,9 @@ def test_gradients_reach_the_correlation_unchanged():
         one = added(Matches(source, matches.target, matrix), pull)
         return jnp.sum(warp(values, one, alpha=3.0) ** 2)
 
-    by_matrix = jax.grad(lambda m: total(m, matches.source))(matrix)
+    by_matrix = jax.jit(jax.grad(lambda m: total(m, matches.source)))(matrix)
     through = jnp.einsum("npq,nqc->npc", by_matrix, matches.target)
-    by_factors = jax.grad(lambda s: total(None, s))(jnp.asarray(matches.source))
+    by_factors = jax.jit(jax.grad(lambda s: total(None, s)))(jnp.asarray(matches.source))
     np.testing.assert_allclose(by_factors, through, atol=1e-5)
     assert np.abs(by_factors).max() > 1e-3
 
@@ -117,8 +121,8 @@ def test_of_places_that_look_alike_the_one_that_lies_right_is_matched():
     cells /= np.linalg.norm(cells, axis=-1, keepdims=True)
     matches = Matches(*[jnp.asarray(cells, jnp.float32)] * 2)
     at = layout.Layout(jnp.asarray(places(side), jnp.float32)[None], jnp.ones(1))
-    alone, _ = consensus_matches(matches, window=1, alpha=50.0)
-    found, _ = consensus_matches(
+    alone, _ = matches_of(matches, window=1, alpha=50.0)
+    found, _ = matches_of(
         added(matches, layout.pull(at, 0.1, side, whole=False)), window=1, alpha=50.0
     )
     right = np.arange(side**2)

@@ -47,27 +47,28 @@ def test_along_its_axes_what_is_known_has_no_mean_and_the_same_deviation_everywh
 def test_a_shift_is_as_far_as_a_linear_classifier_can_tell_and_less_variety_as_far_as_any():
     """In deviations of the rows, whatever basis they are given in."""
     x = jnp.asarray(drawn(1, 400, 3, 3, 2)) * jnp.array([[[[3.0, 2.0]]]])
+    differences = jax.jit(ours.differences)
     known = ours.known([{"a": ours.channel_moments(x)}])
     deviation = float(jnp.std(jnp.mean(x[..., 0], axis=(1, 2))))
-    moved = ours.differences({"a": x + jnp.array([[[[2 * deviation, 0.0]]]])}, known)["a"]
+    moved = differences({"a": x + jnp.array([[[[2 * deviation, 0.0]]]])}, known)["a"]
     assert 3.5 < float(moved[:4] @ moved[:4]) < 4.1
     means = jnp.mean(x, axis=(1, 2), keepdims=True)
     alike = x - 0.5 * (
         means - means.mean(axis=0, keepdims=True)
     )  # pictures' means vary half as much
-    less = ours.differences({"a": alike}, known)["a"][4:]
+    less = differences({"a": alike}, known)["a"][4:]
     assert np.sort(less)[1] < -0.3  # in two of four axes by half of a spread of 0.8
     assert np.sort(less)[2] > -0.1
-    none = ours.differences({"a": x}, known)["a"]
+    none = differences({"a": x}, known)["a"]
     np.testing.assert_allclose(none, 0, atol=1e-4)
 
 
 def test_the_tracked_differences_come_to_those_of_the_pictures():
     known = ours.Known({"a": jnp.ones(10)}, {"a": 2 * jnp.eye(10)}, {"a": jnp.full(10, 0.5)})
     seen = {"a": jnp.asarray(drawn(5, 8, 3, 3, 5))}
-    shift = ours.nothing(known)
+    shift, tracked = ours.nothing(known), jax.jit(ours.tracked)
     for _ in range(300):
-        shift = ours.tracked(shift, seen, known)
+        shift = tracked(shift, seen, known)
     along = 2 * (loops(seen["a"]) - 1)
     expected = np.concatenate([along.mean(0), np.abs(along).mean(0) - 0.5])
     np.testing.assert_allclose(shift["a"], expected, atol=1e-4)
@@ -80,7 +81,7 @@ def test_the_pull_has_the_slope_of_the_distance():
     )
     seen = {"a": jnp.asarray(drawn(7, 4, 3, 3, 3))}
     shift = ours.differences(seen, known)
-    pulled = jax.grad(ours.pull)(seen, shift, known)["a"]
-    expected = jax.grad(lambda x: ours.distance(ours.differences(x, known)))(seen)["a"]
+    pulled = jax.jit(jax.grad(ours.pull))(seen, shift, known)["a"]
+    expected = jax.jit(jax.grad(lambda x: ours.distance(ours.differences(x, known))))(seen)["a"]
     np.testing.assert_allclose(pulled, expected, atol=1e-5)
     assert float(jnp.abs(expected).max()) > 1e-3

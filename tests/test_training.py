@@ -244,7 +244,7 @@ def test_a_batch_of_aligned_faces_is_of_one_template_and_of_different_faces(data
 def test_real_teacher_sees_the_first_half(data):
     images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
     arrays = teachers.read_real(data), teachers.read_distilled(data)
-    taught = distill_features.teach(arrays, images)
+    taught = jax.jit(distill_features.teach)(arrays, images)
     between = ("relu1_2", "relu2_2", *(f"relu{b}_{i}" for b in (3, 4) for i in (2, 3, 4)))
     assert {tap: len(value) for tap, value in taught.items()} == {
         **dict.fromkeys(("relu1_1", "relu2_1", "relu3_1"), 2),
@@ -253,7 +253,7 @@ def test_real_teacher_sees_the_first_half(data):
     channels = {tap: taught[tap].shape[-1] for tap in ("relu3_1", "relu4_1", "relu5_1")}
     assert channels == {"relu3_1": 256, "relu4_1": 512, "relu5_1": 512}
     assert {taught[tap].shape[-1] for tap in between} == {4}  # the distilled teacher's own
-    alone = teachers.vgg_features(arrays[0], images[:2])["relu3_1"]
+    alone = jax.jit(teachers.vgg_features)(arrays[0], images[:2])["relu3_1"]
     np.testing.assert_allclose(taught["relu3_1"], alone, rtol=1e-6)
 
 
@@ -309,9 +309,8 @@ def test_errors_are_relative_and_similarities_asked_of_the_taps_that_match(monke
         squared = (np.maximum(own @ kernel + bias, 0) - target) ** 2
         weight = {"relu1_1": 4, "relu2_1": 2}.get(tap, 1)
         expected[tap] = weight * squared.mean() / target.reshape(-1, 5).var(axis=0).mean()
-    total, terms = distill_features.loss_fn(
-        (params, heads), images, taught, None, jax.random.key(1), 0.0
-    )
+    loss_fn = jax.jit(distill_features.loss_fn, static_argnums=5)
+    total, terms = loss_fn((params, heads), images, taught, None, jax.random.key(1), 0.0)
     for tap, value in expected.items():
         np.testing.assert_allclose(terms[f"{tap} error"], value, rtol=1e-4)
     of_similarity = {name.split()[0] for name in terms if name.endswith("similarity")}

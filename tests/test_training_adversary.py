@@ -98,12 +98,19 @@ def test_a_head_of_moments_does_not_mind_where_things_are(key):
     images = np.asarray(jax.random.uniform(key, (1, 32, 32, 3), minval=-1))
     order = np.random.default_rng(0).permutation(32 * 32)
     mixed = images.reshape(1, -1, 3)[:, order].reshape(images.shape)
-    seen = [{"x1_pixels": jnp.asarray(x), **critic.see(frozen[:1], x)} for x in (images, mixed)]
-    before, after = (np.asarray(critic.judge(params, x))[0, :16] for x in seen)
+
+    @jax.jit
+    def judge(pixels, seen):  # scores come in the order of what was seen
+        others = {name: x for name, x in seen.items() if name != "x1_pixels"}
+        return critic.judge(params, {"x1_pixels": pixels, **others})
+
+    see = jax.jit(critic.see)
+    seen = [see(frozen[:1], x) for x in (images, mixed)]
+    before, after = (np.asarray(judge(x["x1_pixels"], x))[0, :16] for x in seen)
     np.testing.assert_allclose(before, before[0])
     np.testing.assert_allclose(after, before, atol=1e-4)
-    brighter = {**seen[0], "x1_pixels": jnp.asarray(images * [1, 1, 0.5])}
-    assert np.abs(np.asarray(critic.judge(params, brighter))[0, :16] - before).min() > 1e-3
+    brighter = np.float32(images * [1, 1, 0.5])
+    assert np.abs(np.asarray(judge(brighter, seen[0]))[0, :16] - before).min() > 1e-3
 
 
 def test_windows_go_through_the_picture_in_reading_order():
@@ -122,10 +129,8 @@ def test_large_pictures_are_judged_as_a_whole_and_by_a_window(key, monkeypatch):
     images = np.asarray(jax.random.uniform(key, (2, 32, 32, 3), minval=-1))
     grain = np.zeros_like(images)
     grain[:, :16, :16] = np.where(np.indices((16, 16)).sum(0) % 2, 1, -1)[None, :, :, None]
-    before, after = (
-        critic.judge(params, critic.see(frozen[:1], jnp.asarray(x)))
-        for x in (images, images + grain)
-    )
+    score = jax.jit(lambda x: critic.judge(params, critic.see(frozen[:1], x)))
+    before, after = (score(x) for x in (images, images + grain))
     moved = np.abs(np.asarray(after - before)).reshape(2, 2, -1)  # picture, view, scores
     np.testing.assert_allclose(moved[:, 0], 0, atol=1e-4)  # the grain is gone when scaled down
     np.testing.assert_allclose(moved[1, 1], 0, atol=1e-4)  # the second's window is beside it
@@ -143,10 +148,11 @@ def test_gradient_of_r1_equals_finite_differences(x64, key):
     def penalty(params):
         return train_adversarial.r1_penalty(params, images, 0.5, discriminator=critic)
 
-    slopes = jax.grad(lambda x: jnp.sum(critic.judge(params, 0.5 * x)))(images)
+    slopes = jax.jit(jax.grad(lambda x: jnp.sum(critic.judge(params, 0.5 * x))))(images)
+    penalty = jax.jit(penalty)
     assert penalty(params).dtype == jnp.float64
     np.testing.assert_allclose(penalty(params), np.mean(np.sum(np.square(slopes), (1, 2, 3))))
-    check_grads(jax.jit(penalty), (params,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
+    check_grads(penalty, (params,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
 
 
 def test_critic_and_generator_losses_are_logistic():

@@ -78,7 +78,7 @@ def test_errors_of_what_is_kept_are_in_its_own_variance_and_weighed(before):
         (taught if tap in heads else kept)[tap] = jnp.float32(target)
         variance = target.reshape(-1, target.shape[-1]).var(axis=0).mean()
         expected[tap] = (1 if tap in heads else 3) * np.mean((own - target) ** 2) / variance
-    total, terms = rebase_features.loss_fn((before, heads), images, taught, kept, 3.0)
+    total, terms = jax.jit(rebase_features.loss_fn)((before, heads), images, taught, kept, 3.0)
     assert set(terms) == set(taps)
     for tap, value in expected.items():
         np.testing.assert_allclose(terms[tap], value, rtol=1e-4)
