@@ -54,6 +54,6 @@ def remember_described(
             text = json.dumps(config, sort_keys=True)
         except (TypeError, ValueError):  # JSON does not tell it from others
             return make(network, config, *more)
-        return kept(network, _Config(text, config), *more)
+        return kept(network, _Config(text, dict(config)), *more)
 
     return made

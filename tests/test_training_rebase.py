@@ -145,6 +145,20 @@ def test_without_the_first_stages_the_layers_learn_on(folder, before, capsys):
     assert trained(folder, start, "as it was", *steps)[1].params["conv2_1"]["bias"][1] < -900
 
 
+def test_a_stage_fits_what_no_stage_before_it_did(before):
+    vgg = real_teacher(np.random.default_rng(0))
+    images = jnp.asarray(np.random.default_rng(1).random((2, 32, 32, 3)), jnp.float32)
+    first = jax.tree.map(lambda x: 2 * x, before["conv1_1"])
+    state = rebase_features.init({**before, "conv1_1": first}, vgg)
+    stage = rebase_features.STAGES[2]
+    found = rebase_features.begin(state, before, images, vgg, stage, "relu1_1")
+    assert changed(found.params, before) == {"conv1_1", "conv1_2"}  # and the one that reads it
+    assert {tap for tap, head in found.heads.items() if np.any(head["kernel"])} == {
+        "relu2_1",
+        "relu3_1",
+    }
+
+
 def test_first_layers_learn_anew_and_then_all_to_the_last_one(folder, before):
     start = folder / "start.safetensors"
     save_weights(start, before, network="vgg", config=CONFIG)

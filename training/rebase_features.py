@@ -86,11 +86,21 @@ def _no_moments(params: Params, heads: Params) -> optax.OptState:
     return _adam(1.0, 1).init((params, heads))
 
 
-def begin(state: State, before: Params, images: jax.Array, vgg: teachers.Arrays, to: int) -> State:
-    """Stage number `to`: what it changes is fitted to `images`, and Adam begins again."""
-    params, taught = state.params, STAGES[to].taught
-    if int(state.step):  # a stage before this one changed what the next layer reads
-        done = STAGES[to - 1].taught[-1]
+def begin(
+    state: State,
+    before: Params,
+    images: jax.Array,
+    vgg: teachers.Arrays,
+    stage: Stage,
+    done: str | None,
+) -> State:
+    """A stage begins: what it changes is fitted to `images`, and Adam begins again.
+
+    Args:
+      done: the deepest tap whose layers have learnt, so that the next layer is to read it anew.
+    """
+    params, taught = state.params, stage.taught
+    if done is not None:
         params = read_anew(params, before, images, done)
         taught = taught[taught.index(done) + 1 :]
     heads = state.heads
@@ -178,13 +188,14 @@ def train(args: argparse.Namespace) -> State:
         state = init(first_params(args, before, fitted_to), vgg)
     ends = np.cumsum(args.steps)
     clock, is_late = cli.Clock(args.minutes), False
+    done: str | None = None
     for number, (stage, steps) in enumerate(zip(STAGES, args.steps, strict=True)):
         if not steps:
             continue
         step = make_step(stage, steps, args.keep)
         while int(state.step) < ends[number] and not is_late:
             if int(state.step) == ends[number] - steps:
-                state = begin(state, before, fitted_to, vgg, number)
+                state = begin(state, before, fitted_to, vgg, stage, done)
             images = photos.crop_batch(
                 args.seed,
                 int(state.step),
@@ -195,6 +206,7 @@ def train(args: argparse.Namespace) -> State:
             )
             state, terms = step(state, jnp.asarray(images), before, vgg)
             is_late = step_ends(args, state, terms, clock, last=ends[-1])
+        done = stage.taught[-1]
     return state
 
 
