@@ -181,3 +181,27 @@ def test_first_layers_learn_anew_and_then_all_to_the_last_one(folder, before):
         assert changed(weights.params, before) == set(LEARN[:num])
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_first_layers_learn_by_a_share_of_the_last_rate(folder, before):
+    start = folder / "start.safetensors"
+    save_weights(start, before, network="vgg", config=CONFIG)
+
+    def params(name, share, last):
+        flags = ("--steps", "0", "0", "1", last, "--first-share", share)
+        return trained(folder, start, name, *flags)[0].params  # not rounded, as the file is
+
+    begun = params("begun", "0.125", "0")
+    for name, layer in params("begun whole", "1", "0").items():  # a stage of these layers alone
+        np.testing.assert_array_equal(layer["kernel"], begun[name]["kernel"])
+    whole, slow = params("whole", "1", "1"), params("slow", "0.125", "1")
+    held = params("held", "0", "1")
+    for name in LEARN[:5]:
+        at = begun[name]["kernel"]
+        np.testing.assert_array_equal(held[name]["kernel"], at)
+        full = np.abs(whole[name]["kernel"] - at).max()
+        assert full > 0
+        np.testing.assert_allclose(np.abs(slow[name]["kernel"] - at).max(), 0.125 * full, rtol=1e-3)
+    for name in LEARN[5:]:
+        np.testing.assert_array_equal(slow[name]["kernel"], whole[name]["kernel"])
+    assert "conv4_1" in changed(slow, begun)

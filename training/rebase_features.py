@@ -4,7 +4,8 @@ The first convolution of the bundled network had settled where a small slope doe
 real VGG-19 says. Here it begins again from random weights. In stages the layers to relu1_1, relu2_1
 and relu3_1 learn from the real network alone; whenever one is done the layer after it is turned to
 read the old channels out of the new ones. At last those to relu4_1 learn to say what they said
-before, too; relu4_2 and deeper stay as they are, and with them what is matched.
+before, too, those to relu3_1 more slowly with `--first-share`; relu4_2 and deeper stay as they are,
+and with them what is matched.
 
 A stage of no steps is left out: with the first left out the layers learn on from what they are, and
 with `--revive` those of their channels that nothing wakes begin again.
@@ -142,9 +143,20 @@ def loss_fn(
     return sum(terms.values(), jnp.float32(0)), terms
 
 
-def make_step(stage: Stage, steps: int, keep: float) -> Any:
-    """The jitted training step of a stage of `steps` steps."""
+def first_layers() -> tuple[str, ...]:
+    """The layers up to the deepest taught tap."""
+    names = backbone("vgg", CONFIG).tap_names
+    return tuple("conv" + n.removeprefix("relu") for n in names[: names.index(TAUGHT[-1]) + 1])
+
+
+def make_step(stage: Stage, steps: int, keep: float, first_share: float = 1.0) -> Any:
+    """The jitted training step of a stage of `steps` steps.
+
+    Args:
+      first_share: of the rate, for the first layers where later ones are asked for what they said.
+    """
     optimizer = _adam(stage.rate, steps)
+    shares = dict.fromkeys(first_layers(), first_share) if stage.keeps else {}
 
     def step(
         state: State, images: jax.Array, before: Params, vgg: teachers.Arrays
@@ -157,8 +169,11 @@ def make_step(stage: Stage, steps: int, keep: float) -> Any:
         trained = (state.params, state.heads)
         grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, kept, keep)
         # A layer that no term reaches has no slope, so Adam leaves it as it is.
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        params, heads = optax.apply_updates(trained, updates)
+        (layers, fits), opt_state = optimizer.update(grads, state.opt_state, trained)
+        layers = {
+            name: optax.tree.scale(shares.get(name, 1.0), layer) for name, layer in layers.items()
+        }
+        params, heads = optax.apply_updates(trained, (layers, fits))
         return State(state.step + 1, state.images + len(images), params, heads, opt_state), terms
 
     return jax.jit(step, donate_argnums=0)
@@ -192,7 +207,7 @@ def train(args: argparse.Namespace) -> State:
     for number, (stage, steps) in enumerate(zip(STAGES, args.steps, strict=True)):
         if not steps:
             continue
-        step = make_step(stage, steps, args.keep)
+        step = make_step(stage, steps, args.keep, args.first_share)
         while int(state.step) < ends[number] and not is_late:
             if int(state.step) == ends[number] - steps:
                 state = begin(state, before, fitted_to, vgg, stage, done)
@@ -225,6 +240,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--keep", type=float, default=2.0, help="weight of saying what was said before"
+    )
+    parser.add_argument(
+        "--first-share",
+        type=float,
+        default=1.0,
+        help="of the last stage's rate for the layers to relu3_1",
     )
     parser.add_argument("--faces", type=int, default=10, help="also every N-th face; 0 for none")
     parser.add_argument(
