@@ -8,7 +8,6 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -87,12 +86,12 @@ def stage_1(config: Config, parts: Parts) -> tuple[Call, ...]:
     return step, *others
 
 
-def stage_2(config: Config, parts: Parts, *, begun: bool = False) -> tuple[Call, ...]:
+def stage_2(config: Config, parts: Parts, *, exact: bool = True) -> tuple[Call, ...]:
     """The inversion step of all hypotheses; nothing without a generator.
 
     Args:
-      begun: as far as a run is sure to come, where it tries one hypothesis first. That one makes more
-        than any other, so all of them together need at most as many times as much.
+      exact: False for the program of the hypothesis that a run tries first, if it tries one. That one
+        makes more than any other, so all of them together need at most as many times as much.
     """
     generator = parts.generator
     if generator is None or config.refine.mode == "never":
@@ -103,7 +102,7 @@ def stage_2(config: Config, parts: Parts, *, begun: bool = False) -> tuple[Call,
     state = jax.eval_shape(made.init, _key(), params)
     beside = _begun(_beginning(config, parts))[1]._replace(phi=())  # the goal has phi
     active, times = tuple(range(len(made.plan))), 1
-    if begun and give_up_step(config.refine, config.inversion.steps) is not None:
+    if not exact and give_up_step(config.refine, config.inversion.steps) is not None:
         active, times = tried_first(made.plan), len(made.plan)
     arguments = (state, goal, active)
     return (Call("inversion step", made.step, arguments, beside, config.precision, times),)
@@ -118,10 +117,6 @@ def picture(config: Config, parts: Parts) -> tuple[Need, ...]:
 STAGES: dict[str, Callable[[Config, Parts], tuple[Call | Need, ...]]] = dict(
     zip(pipeline.STAGES, (stage_1, picture, stage_2), strict=True)
 )
-BEGUN: dict[str, Callable[[Config, Parts], tuple[Call | Need, ...]]] = {
-    **STAGES,
-    pipeline.STAGES[2]: partial(stage_2, begun=True),
-}
 
 
 def _beginning(config: Config, parts: Parts) -> Call:
@@ -153,8 +148,8 @@ def needs(config: Config, parts: Parts, *, exact: bool = False) -> tuple[Need, .
       exact: compiles also what it may use, for numbers that are not the most that is possible.
     """
     with _no_collections():
-        stages = STAGES if exact else BEGUN
-        calls = [call for stage in stages.values() for call in stage(config, parts)]
+        calls: list[Call | Need] = [*stage_1(config, parts), *picture(config, parts)]
+        calls += stage_2(config, parts, exact=exact)
         with ThreadPoolExecutor(COMPILED_AT_ONCE) as workers:
             return tuple(workers.map(needed, calls))
 

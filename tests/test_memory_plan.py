@@ -146,7 +146,7 @@ def tries(config):
 
 
 def test_what_all_hypotheses_need_is_bounded_by_the_one_that_is_tried(tries, parts):
-    (whole,), (tried,) = (memory_plan.stage_2(tries, parts, begun=begun) for begun in (False, True))
+    (whole,), (tried,) = (memory_plan.stage_2(tries, parts, exact=exact) for exact in (True, False))
     assert (len(whole.arguments[2]), tried.arguments[2], tried.times) == (4, (3,), 4)
     most, exact, one = map(memory_plan.needed, (tried, whole, tried._replace(times=1)))
     assert one.bytes < exact.bytes < most.bytes
@@ -176,13 +176,15 @@ def test_garbage_is_collected_after_the_plan_as_before(config, parts, monkeypatc
             raise error
         return ()
 
-    monkeypatch.setattr(memory_plan, "BEGUN", {"one": stage})
+    for name in ("stage_1", "picture"):
+        monkeypatch.setattr(memory_plan, name, stage)
+    never = dataclasses.replace(config, refine=RefineConfig("never"))
     before = gc.isenabled()
     try:
         (gc.enable if is_on else gc.disable)()
         with pytest.raises(InputError) if error else nullcontext():
-            memory_plan.needs(config, parts)
-        assert seen == [False]
+            memory_plan.needs(never, parts)
+        assert seen == ([False] if error else [False, False])
         assert gc.isenabled() is is_on
     finally:
         (gc.enable if before else gc.disable)()

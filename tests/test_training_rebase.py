@@ -61,6 +61,41 @@ def test_the_real_teacher_pads_as_asked(reflected, mode):
         np.testing.assert_allclose(found[tap], value, rtol=1e-4, atol=1e-5 * value.max())
 
 
+def losses(keep, similarity, *arguments):
+    """(total, terms) of the training's loss."""
+    weights = rebase_features.Weights(keep, similarity)
+    call = jax.jit(lambda *xs: rebase_features.loss_fn(*xs, weights, jax.random.key(3)))
+    return call(*arguments)
+
+
+def cosines(rows):
+    """Centred cosines of all pairs of rows [n, c], in float64."""
+    rows = np.asarray(rows, np.float64)
+    rows = rows - rows.mean(axis=0)
+    return np.array([[a @ b / np.sqrt((a @ a) * (b @ b)) for b in rows] for a in rows])
+
+
+def test_similarities_ask_for_what_heads_make_up_for(before, monkeypatch):
+    """A channel that is said too loud is as good for its head, but not for cosines."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((1, 16, 16, 3)), jnp.float32)
+    apply = backbone("vgg", CONFIG).apply
+    taught = apply(before, images, ("relu3_1",))
+    loud = {name: part.at[..., 0].multiply(8.0) for name, part in before["conv3_1"].items()}
+    loud = {**before, "conv3_1": loud}
+    head = {"kernel": jnp.diag(jnp.array([1 / 8, 1.0, 1.0])), "bias": jnp.zeros(3)}
+    # Every place once, so that the mean over pairs needs no draw.
+    monkeypatch.setattr(distill_features, "NUM_POSITIONS", 16)
+    monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: jnp.arange(high))
+    _, terms = losses(1.0, 5.0, (loud, {"relu3_1": head}), images, taught, {})
+    own = apply(loud, images, ("relu3_1",))["relu3_1"]
+    own, target = (cosines(x.reshape(16, 3)) for x in (own, taught["relu3_1"]))
+    expected = 5.0 * np.mean((own - target) ** 2)
+    assert set(terms) == {"relu3_1", "relu3_1 similarity"}
+    assert float(terms["relu3_1"]) < 1e-6 < 1e-2 < expected
+    np.testing.assert_allclose(terms["relu3_1 similarity"], expected, rtol=1e-3)
+
+
 def test_errors_of_what_is_kept_are_in_its_own_variance_and_weighed(before):
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.random((2, 32, 32, 3)), jnp.float32)
@@ -78,7 +113,7 @@ def test_errors_of_what_is_kept_are_in_its_own_variance_and_weighed(before):
         (taught if tap in heads else kept)[tap] = jnp.float32(target)
         variance = target.reshape(-1, target.shape[-1]).var(axis=0).mean()
         expected[tap] = (1 if tap in heads else 3) * np.mean((own - target) ** 2) / variance
-    total, terms = jax.jit(rebase_features.loss_fn)((before, heads), images, taught, kept, 3.0)
+    total, terms = losses(3.0, 0.0, (before, heads), images, taught, kept)
     assert set(terms) == set(taps)
     for tap, value in expected.items():
         np.testing.assert_allclose(terms[tap], value, rtol=1e-4)

@@ -34,6 +34,7 @@ from training.distill_features import (
     head_shape,
     relative_error,
     said,
+    similarities,
     step_ends,
 )
 from training.states import blank, started
@@ -41,6 +42,13 @@ from training.states import blank, started
 TAUGHT = ("relu1_1", "relu2_1", "relu3_1")  # that the real VGG-19 is read at
 AFTER = {"relu1_1": "conv1_2", "relu2_1": "conv2_2", "relu3_1": "conv3_2"}  # what reads them
 DEEPEST = "relu4_1"  # of the layers that learn
+
+
+class Weights(NamedTuple):
+    """Of the terms beside the errors at the taught taps."""
+
+    keep: float  # of what later layers said before
+    similarity: float  # of the similarities between places; 0 leaves them out
 
 
 class Stage(NamedTuple):
@@ -126,12 +134,17 @@ def loss_fn(
     images: jax.Array,
     taught: Features,
     kept: Features,
-    keep: float,
+    weights: Weights,
+    key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Relative errors of what heads say of the taught taps, and `keep` times those of the kept.
+    """Relative errors of what heads say of the taught taps, and `weights.keep` times those of the kept.
+
+    With `weights.similarity` the cosine similarities between places at the taught taps must agree too:
+    heads can say what no cosine of the channels as they are can.
 
     Args:
       kept: what the layers to keep said before; empty for none.
+      key: draws the places.
     """
     params, heads = trained
     features = backbone("vgg", CONFIG).apply(params, images, (*taught, *kept))
@@ -139,7 +152,13 @@ def loss_fn(
         tap: relative_error(said(heads[tap], features[tap]), target)
         for tap, target in taught.items()
     }
-    terms |= {tap: keep * relative_error(features[tap], was) for tap, was in kept.items()}
+    for tap, was in kept.items():
+        terms[tap] = weights.keep * relative_error(features[tap], was)
+    if weights.similarity:
+        for index, (tap, target) in enumerate(taught.items()):
+            tap_key = jax.random.fold_in(key, index)
+            difference = similarities(tap_key, features[tap]) - similarities(tap_key, target)
+            terms[f"{tap} similarity"] = weights.similarity * jnp.mean(difference**2)
     return sum(terms.values(), jnp.float32(0)), terms
 
 
@@ -149,7 +168,7 @@ def first_layers() -> tuple[str, ...]:
     return tuple("conv" + n.removeprefix("relu") for n in names[: names.index(TAUGHT[-1]) + 1])
 
 
-def make_step(stage: Stage, steps: int, keep: float, first_share: float = 1.0) -> Any:
+def make_step(stage: Stage, steps: int, weights: Weights, first_share: float = 1.0) -> Any:
     """The jitted training step of a stage of `steps` steps.
 
     Args:
@@ -159,7 +178,7 @@ def make_step(stage: Stage, steps: int, keep: float, first_share: float = 1.0) -
     shares = dict.fromkeys(first_layers(), first_share) if stage.keeps else {}
 
     def step(
-        state: State, images: jax.Array, before: Params, vgg: teachers.Arrays
+        key: jax.Array, state: State, images: jax.Array, before: Params, vgg: teachers.Arrays
     ) -> tuple[State, dict[str, jax.Array]]:
         real = teachers.vgg_features(vgg, images)
         taught = {tap: real[tap] for tap in stage.taught}
@@ -167,7 +186,8 @@ def make_step(stage: Stage, steps: int, keep: float, first_share: float = 1.0) -
         if stage.keeps:
             kept = backbone("vgg", CONFIG).apply(before, images, kept_taps())
         trained = (state.params, state.heads)
-        grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, kept, keep)
+        key = jax.random.fold_in(key, state.step)
+        grads, terms = jax.grad(loss_fn, has_aux=True)(trained, images, taught, kept, weights, key)
         # A layer that no term reaches has no slope, so Adam leaves it as it is.
         (layers, fits), opt_state = optimizer.update(grads, state.opt_state, trained)
         layers = {
@@ -176,7 +196,7 @@ def make_step(stage: Stage, steps: int, keep: float, first_share: float = 1.0) -
         params, heads = optax.apply_updates(trained, (layers, fits))
         return State(state.step + 1, state.images + len(images), params, heads, opt_state), terms
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=1)
 
 
 def first_params(args: argparse.Namespace, before: Params, images: jax.Array) -> Params:
@@ -202,12 +222,13 @@ def train(args: argparse.Namespace) -> State:
     else:
         state = init(first_params(args, before, fitted_to), vgg)
     ends = np.cumsum(args.steps)
-    clock, is_late = cli.Clock(args.minutes), False
+    clock, is_late, key = cli.Clock(args.minutes), False, jax.random.key(args.seed)
     done: str | None = None
     for number, (stage, steps) in enumerate(zip(STAGES, args.steps, strict=True)):
         if not steps:
             continue
-        step = make_step(stage, steps, args.keep, args.first_share)
+        weights = Weights(args.keep, args.similarity)
+        step = make_step(stage, steps, weights, args.first_share)
         while int(state.step) < ends[number] and not is_late:
             if int(state.step) == ends[number] - steps:
                 state = begin(state, before, fitted_to, vgg, stage, done)
@@ -219,7 +240,7 @@ def train(args: argparse.Namespace) -> State:
                 size=stage.size,
                 mixed=args.mixed,
             )
-            state, terms = step(state, jnp.asarray(images), before, vgg)
+            state, terms = step(key, state, jnp.asarray(images), before, vgg)
             is_late = step_ends(args, state, terms, clock, last=ends[-1])
         done = stage.taught[-1]
     return state
@@ -240,6 +261,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--keep", type=float, default=2.0, help="weight of saying what was said before"
+    )
+    parser.add_argument(
+        "--similarity",
+        type=float,
+        default=0.0,
+        help="weight of the cosine similarities between places at the taught taps; 0 for none",
     )
     parser.add_argument(
         "--first-share",
