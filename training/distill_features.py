@@ -148,6 +148,11 @@ def similarities(key: jax.Array, features: jax.Array) -> jax.Array:
     return flat[chosen] @ flat[chosen].T
 
 
+def similarity_error(key: jax.Array, own: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean squared difference of their similarities, at the same places. [n, h, w, c], [n, h, w, d]."""
+    return jnp.mean((similarities(key, own) - similarities(key, target)) ** 2)
+
+
 def loss_fn(
     trained: tuple[Params, Params],
     images: jax.Array,
@@ -181,8 +186,7 @@ def loss_fn(
         terms[f"{tap} error"] = ERROR_WEIGHTS.get(tap, 1.0) * error
         if tap in warped.ALONE:
             tap_key = jax.random.fold_in(key, index)
-            difference = similarities(tap_key, own) - similarities(tap_key, target)
-            terms[f"{tap} similarity"] = 10 * jnp.mean(difference**2)
+            terms[f"{tap} similarity"] = 10 * similarity_error(tap_key, own, target)
     return sum(terms.values(), jnp.float32(0)), terms
 
 

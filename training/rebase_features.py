@@ -34,7 +34,7 @@ from training.distill_features import (
     head_shape,
     relative_error,
     said,
-    similarities,
+    similarity_error,
     step_ends,
 )
 from training.states import blank, started
@@ -157,8 +157,8 @@ def loss_fn(
     if weights.similarity:
         for index, (tap, target) in enumerate(taught.items()):
             tap_key = jax.random.fold_in(key, index)
-            difference = similarities(tap_key, features[tap]) - similarities(tap_key, target)
-            terms[f"{tap} similarity"] = weights.similarity * jnp.mean(difference**2)
+            error = similarity_error(tap_key, features[tap], target)
+            terms[f"{tap} similarity"] = weights.similarity * error
     return sum(terms.values(), jnp.float32(0)), terms
 
 
@@ -221,13 +221,12 @@ def train(args: argparse.Namespace) -> State:
         state = checkpoint.restore(args.work, blank(init, before, vgg))
     else:
         state = init(first_params(args, before, fitted_to), vgg)
-    ends = np.cumsum(args.steps)
+    ends, weights = np.cumsum(args.steps), Weights(args.keep, args.similarity)
     clock, is_late, key = cli.Clock(args.minutes), False, jax.random.key(args.seed)
     done: str | None = None
     for number, (stage, steps) in enumerate(zip(STAGES, args.steps, strict=True)):
         if not steps:
             continue
-        weights = Weights(args.keep, args.similarity)
         step = make_step(stage, steps, weights, args.first_share)
         while int(state.step) < ends[number] and not is_late:
             if int(state.step) == ends[number] - steps:
